@@ -1,0 +1,89 @@
+//! What an agent is given: the anchor, the message, and what little it must be told.
+
+use crate::id::RequestId;
+use crate::outcome::Outcome;
+
+/// What opens the anchor line that heads every prompt.
+pub const ANCHOR: &str = "CCB_REQ_ID:";
+
+/// What opens the line that ends an answer where there is no better signal.
+pub const DONE: &str = "CCB_DONE:";
+
+/// Returns the prompt for a question: anchor, blank line, message, and the end mark's instruction if `marker`.
+pub fn envelope(id: &RequestId, message: &str, marker: bool) -> String {
+    let message = message.trim_end();
+    let mut text = format!("{ANCHOR} {id}\n\n{message}\n");
+    if marker {
+        text.push_str(
+            "\nAnswer in full. When you have finished, end with this line alone and unchanged, as the very last:\n",
+        );
+        text.extend([DONE, " ", id.as_str(), "\n"]);
+    }
+    text
+}
+
+/// Returns the notice that brings the reply to `of` back to the agent that asked, as CCB 5.2.8 words it.
+///
+/// `id` is the notice's own id: its anchor proves that the notice arrived.
+pub fn notice(id: &RequestId, of: &RequestId, provider: &str, outcome: &Outcome, reply: &str) -> String {
+    let (mark, status) = match outcome {
+        Outcome::Completed => ("COMPLETED", "Completed"),
+        Outcome::Incomplete { .. } => ("INCOMPLETE", "Incomplete"),
+        Outcome::Failed { .. } => ("FAILED", "Failed"),
+        Outcome::Cancelled { .. } => ("CANCELLED", "Cancelled"),
+    };
+    let result = match (reply.trim().is_empty(), outcome) {
+        (false, Outcome::Completed) => reply.trim().to_owned(),
+        (false, _) => format!("({})\n{}", outcome.sentence(), reply.trim()),
+        (true, _) => format!("({})", outcome.sentence()),
+    };
+    format!(
+        "{ANCHOR} {id}\n\n[CCB_TASK_{mark}]\nProvider: {provider}\nStatus: {status}\nTask: {of}\n\nResult: {result}\n"
+    )
+}
+
+/// Returns whether `text` is headed by the anchor of `id`: its first meaningful line, or one of the first few.
+///
+/// A quoted anchor further down never counts.
+pub fn anchored(text: &str, id: &RequestId) -> bool {
+    anchor_of(text) == Some(id.as_str())
+}
+
+/// Returns the id in the anchor line that heads `text`, if one does.
+pub fn anchor_of(text: &str) -> Option<&str> {
+    let line = text.lines().map(str::trim).find(|line| !line.is_empty())?;
+    let id = line.strip_prefix(ANCHOR)?.trim();
+    RequestId::new(id).ok().map(|_| id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id() -> RequestId {
+        RequestId::new("20261122-205301-123-4711-1").unwrap()
+    }
+
+    #[test]
+    fn an_envelope_is_headed_by_its_anchor() {
+        let text = envelope(&id(), "/help me\n\n", true);
+        assert!(anchored(&text, &id()));
+        assert!(text.ends_with("CCB_DONE: 20261122-205301-123-4711-1\n"));
+        assert!(!envelope(&id(), "x", false).contains("CCB_DONE"));
+    }
+
+    #[test]
+    fn a_quoted_anchor_is_none() {
+        assert!(!anchored("see\nCCB_REQ_ID: 20261122-205301-123-4711-1", &id()));
+        assert_eq!(anchor_of("CCB_REQ_ID: a b"), None);
+        assert_eq!(anchor_of("\n  CCB_REQ_ID: ab \nx"), Some("ab"));
+    }
+
+    #[test]
+    fn notices_have_the_four_marks() {
+        let failed = Outcome::Failed { reason: crate::outcome::Failure::AgentGone, message: "pane closed".into() };
+        let text = notice(&id().notice(1), &id(), "Codex", &failed, "");
+        assert!(text.contains("[CCB_TASK_FAILED]\nProvider: Codex\nStatus: Failed\n"));
+        assert!(text.contains("Result: (the agent is gone: pane closed)"));
+    }
+}

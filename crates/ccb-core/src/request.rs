@@ -1,0 +1,202 @@
+//! A request: one ask with one id for its whole life, and the states it passes through.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentName, RequestId};
+use crate::outcome::{EndedBy, Outcome};
+use crate::time::Time;
+
+/// Where a request is in its life.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "stage")]
+pub enum Stage {
+    /// Committed; waits for its agent.
+    Queued,
+    /// Committed before the first byte goes to the agent.
+    Offering {
+        /// When.
+        at: Time,
+    },
+    /// Handed over in full, or nobody knows how far.
+    Offered {
+        /// When.
+        at: Time,
+        /// Set when the hand-over itself is in doubt, with the reason.
+        doubt: Option<String>,
+    },
+    /// The agent's own record shows our anchor in a turn.
+    Working {
+        /// When that was seen.
+        at: Time,
+        /// The provider's id of that turn.
+        turn: String,
+        /// Whether something that is not ours was seen in the turn.
+        mixed: bool,
+    },
+    /// Over.
+    Settled(Settlement),
+}
+
+/// The end of a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settlement {
+    /// When.
+    pub at: Time,
+    /// Which of the four words, and why.
+    pub outcome: Outcome,
+    /// The reply, whole or partial, or empty.
+    pub reply: String,
+    /// What told us of the turn's end, if a turn ended.
+    pub ended_by: Option<EndedBy>,
+    /// The turn's id, if one was bound.
+    pub turn: Option<String>,
+    /// A real answer that came after the settlement.
+    pub late: Option<Late>,
+}
+
+/// A real answer that came after its request had been settled (promise P4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Late {
+    /// When it came.
+    pub at: Time,
+    /// The answer.
+    pub reply: String,
+    /// What told us of the turn's end.
+    pub ended_by: EndedBy,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "who")]
+pub enum Asker {
+    /// A human or a script.
+    Manual,
+    /// An agent of this project.
+    Agent {
+        /// Its name.
+        name: AgentName,
+    },
+}
+
+impl Asker {
+    /// Returns the asker's name as CCB 5.2 writes it.
+    pub fn word(&self) -> &str {
+        match self {
+            Self::Manual => "manual",
+            Self::Agent { name } => name.as_str(),
+        }
+    }
+}
+
+/// What is to be put before an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind")]
+pub enum Kind {
+    /// A question; its answer is wanted.
+    Ask,
+    /// The reply to an earlier question of this agent; wants no answer.
+    Notice {
+        /// The request whose reply it carries.
+        of: RequestId,
+    },
+}
+
+/// One ask (or the notice that carries its reply), from acceptance to its end.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// Its id.
+    pub id: RequestId,
+    /// The order of acceptance, which is the order in its agent's queue.
+    pub seq: u64,
+    /// Whom it is for.
+    pub agent: AgentName,
+    /// Who asked.
+    pub asker: Asker,
+    /// Question or notice.
+    pub kind: Kind,
+    /// The message, as data.
+    pub message: String,
+    /// Whether the agent gets the message as it is, without our envelope.
+    pub no_wrap: bool,
+    /// Whether the asker said that it waits for the answer itself.
+    pub waits: bool,
+    /// When it was accepted.
+    pub accepted: Time,
+    /// When it is over at the latest.
+    pub deadline: Option<Time>,
+    /// How many offers were made.
+    pub attempts: u32,
+    /// Who asked for it to be cancelled, while the agent has not confirmed.
+    pub cancel: Option<String>,
+    /// When the asker acknowledged the reply.
+    pub delivered: Option<Time>,
+    /// How many notices of its reply were made.
+    pub notices: u32,
+    /// Where it is.
+    pub stage: Stage,
+}
+
+impl std::fmt::Debug for Request {
+    /// Hides the message: it may hold anything.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Request({} for {}, {} bytes, {:?})", self.id, self.agent, self.message.len(), self.stage)
+    }
+}
+
+impl Request {
+    /// Returns the settlement, if it is over.
+    pub fn settlement(&self) -> Option<&Settlement> {
+        match &self.stage {
+            Stage::Settled(settlement) => Some(settlement),
+            Stage::Queued | Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => None,
+        }
+    }
+
+    /// Returns whether it is over.
+    pub fn is_settled(&self) -> bool {
+        self.settlement().is_some()
+    }
+
+    /// Returns the turn that was bound to it.
+    pub fn turn(&self) -> Option<&str> {
+        match &self.stage {
+            Stage::Working { turn, .. } => Some(turn),
+            Stage::Settled(settlement) => settlement.turn.as_deref(),
+            Stage::Queued | Stage::Offering { .. } | Stage::Offered { .. } => None,
+        }
+    }
+
+    /// Returns whether `other` asks the same: what makes a repeated submission the same request.
+    pub fn same_content(&self, other: &Self) -> bool {
+        self.agent == other.agent
+            && self.message == other.message
+            && self.no_wrap == other.no_wrap
+            && self.kind == other.kind
+    }
+}
+
+impl Stage {
+    /// Returns the state's word, as `ps` and `explain` show it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Offering { .. } => "offering",
+            Self::Offered { .. } => "offered",
+            Self::Working { .. } => "working",
+            Self::Settled(_) => "settled",
+        }
+    }
+}
+
+/// A stored fact behind a state (promise P4).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// When it was seen.
+    pub at: Time,
+    /// Where it comes from: `client`, `askd`, `protocol`, `transcript`, `pane`, `human`, …
+    pub source: String,
+    /// What it says.
+    pub what: String,
+    /// The provider's turn it speaks of.
+    pub turn: Option<String>,
+}

@@ -1,0 +1,180 @@
+//! What the engine knows: the agents, their queues, and the requests that are not over.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AgentName, RequestId};
+use crate::request::{Request, Stage};
+
+/// Whether an agent can take something now, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "state")]
+pub enum Presence {
+    /// Not running.
+    Absent {
+        /// Why, and what to do.
+        why: String,
+    },
+    /// On its way.
+    Starting {
+        /// What it waits for.
+        why: String,
+    },
+    /// Free.
+    Idle,
+    /// In a turn, ours or a human's.
+    Busy {
+        /// With what.
+        why: String,
+    },
+    /// A human is needed: a dialog, a login, a draft in the composer.
+    Waiting {
+        /// For what.
+        why: String,
+    },
+}
+
+impl Presence {
+    /// Returns the state's word, as `ps` shows it.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Absent { .. } => "not running",
+            Self::Starting { .. } => "starting",
+            Self::Idle => "idle",
+            Self::Busy { .. } => "busy",
+            Self::Waiting { .. } => "waiting for you",
+        }
+    }
+
+    /// Returns the reason, where there is one.
+    pub fn why(&self) -> &str {
+        match self {
+            Self::Idle => "",
+            Self::Absent { why } | Self::Starting { why } | Self::Busy { why } | Self::Waiting { why } => why,
+        }
+    }
+}
+
+/// One agent of the project, as the engine sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Its name.
+    pub name: AgentName,
+    /// The provider's display name, for notices.
+    pub provider: String,
+    /// Whether the transport is connected and has told where the current delivery stands.
+    pub presence: Presence,
+    /// The one outstanding delivery. It stays here until its turn is known to be over, even if the request
+    /// itself has been settled by its deadline meanwhile.
+    pub current: Option<RequestId>,
+    /// What waits, in order.
+    pub queue: VecDeque<RequestId>,
+}
+
+/// All that the engine knows. Derived from the store at start; nothing in it is worth keeping but the requests.
+#[derive(Clone, Debug, Default)]
+pub struct State {
+    /// The agents of the project.
+    pub agents: BTreeMap<AgentName, Agent>,
+    /// The requests that are not over, and those settled ones that a late truth may still reach.
+    pub requests: BTreeMap<RequestId, Request>,
+    /// How many connections wait for each request.
+    pub waiting: BTreeMap<RequestId, u32>,
+    /// The number that the next accepted request gets.
+    pub next_seq: u64,
+    /// Times, limits.
+    pub policy: Policy,
+}
+
+/// The engine's times and limits.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    /// How long (ms) an offer may stay unproved before it is looked into.
+    pub consume_grace: i64,
+    /// How long (ms) an interrupt may stay unconfirmed before a cancelled request is settled all the same.
+    pub cancel_grace: i64,
+    /// How long (ms) the reply to an agent that waited itself is kept for it after it has gone.
+    pub orphan_grace: i64,
+    /// How many proved failures to take an offer are enough.
+    pub max_attempts: u32,
+    /// Whether replies to agents become notices (`CCB_COMPLETION_HOOK_ENABLED`).
+    pub notices: bool,
+    /// Deliberate faults, for the simulation to prove that it sees them. Empty in the product.
+    pub sabotage: Vec<Sabotage>,
+}
+
+/// A deliberate fault of the engine: what each promise's test must notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sabotage {
+    /// P1: a request whose deadline passes while queued is forgotten instead of settled.
+    ForgetQueued,
+    /// P2: an unproved offer is offered again.
+    OfferAgainWithoutProof,
+    /// P2: offers are made without regard to what the agent is doing.
+    IgnoreBusy,
+    /// P3: the end of any turn ends the current request.
+    AnyTurnEnds,
+    /// P4: a late answer is thrown away.
+    DropLate,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            consume_grace: 20_000,
+            cancel_grace: 10_000,
+            orphan_grace: 10_000,
+            max_attempts: 5,
+            notices: true,
+            sabotage: Vec::new(),
+        }
+    }
+}
+
+impl State {
+    /// Returns the state that follows from the store: the unsettled requests, and those settled ones whose
+    /// reply an agent waited for and has not got. Start-up is recovery: there is no other way in.
+    pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy) -> Self {
+        let mut state = Self { next_seq, policy, ..Self::default() };
+        let mut all: Vec<Request> = unsettled.into_iter().collect();
+        all.sort_by_key(|request| request.seq);
+        for request in all {
+            let agent = state.agent_mut(&request.agent);
+            match request.stage {
+                Stage::Queued => agent.queue.push_back(request.id.clone()),
+                Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
+                    agent.current = Some(request.id.clone());
+                }
+                Stage::Settled(_) => {}
+            }
+            state.requests.insert(request.id.clone(), request);
+        }
+        state
+    }
+
+    /// Returns the agent of that name, made if it is not there.
+    pub(crate) fn agent_mut(&mut self, name: &AgentName) -> &mut Agent {
+        self.agents.entry(name.clone()).or_insert_with(|| Agent {
+            name: name.clone(),
+            provider: name.to_string(),
+            presence: Presence::Absent { why: "not started".into() },
+            current: None,
+            queue: VecDeque::new(),
+        })
+    }
+
+    /// Forgets the settled requests that nothing in memory needs; the store has them.
+    pub fn forget_settled(&mut self, id: &RequestId) {
+        let needed =
+            self.waiting.contains_key(id) || self.agents.values().any(|agent| agent.current.as_ref() == Some(id));
+        if !needed && self.requests.get(id).is_some_and(Request::is_settled) {
+            self.requests.remove(id);
+        }
+    }
+
+    /// Returns whether that fault is switched on.
+    pub(crate) fn sabotaged(&self, fault: Sabotage) -> bool {
+        self.policy.sabotage.contains(&fault)
+    }
+}
