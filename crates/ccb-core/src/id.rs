@@ -54,6 +54,12 @@ impl RequestId {
         let head: String = self.0.chars().take(56).collect();
         Self(format!("{head}-r{n}"))
     }
+
+    /// Returns whether it has the form that only notices have.
+    pub fn is_notice(&self) -> bool {
+        let number = self.0.rsplit_once("-r").map(|(_, number)| number);
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit()))
+    }
 }
 
 impl AgentName {

@@ -50,6 +50,9 @@ pub struct Settlement {
     pub ended_by: Option<EndedBy>,
     /// The turn's id, if one was bound.
     pub turn: Option<String>,
+    /// Whether other input was seen in the turn, so that an answer that comes late may not be ours alone.
+    #[serde(default)]
+    pub mixed: bool,
     /// A real answer that came after the settlement.
     pub late: Option<Late>,
 }
@@ -163,6 +166,14 @@ impl Request {
             Stage::Working { turn, .. } => Some(turn),
             Stage::Settled(settlement) => settlement.turn.as_deref(),
             Stage::Queued | Stage::Offering { .. } | Stage::Offered { .. } => None,
+        }
+    }
+
+    /// Returns the request whose reply it carries, if it is a notice.
+    pub fn carries(&self) -> Option<&RequestId> {
+        match &self.kind {
+            Kind::Ask => None,
+            Kind::Notice { of } => Some(of),
         }
     }
 

@@ -117,6 +117,10 @@ pub enum Sabotage {
     AnyTurnEnds,
     /// P4: a late answer is thrown away.
     DropLate,
+    /// P1: an agent that asked is not told what became of its request.
+    KeepSilent,
+    /// P4: a hand-over is stored without its evidence.
+    MoveUnexplained,
 }
 
 impl Default for Policy {
@@ -164,12 +168,38 @@ impl State {
         })
     }
 
-    /// Forgets the settled requests that nothing in memory needs; the store has them.
+    /// Returns the requests that restored notices carry and that were not restored with them. The caller loads
+    /// them into [`State::requests`], so that a notice's end can mark its request as delivered.
+    pub fn lacks(&self) -> Vec<RequestId> {
+        let carried = self.requests.values().filter(|request| !request.is_settled()).filter_map(Request::carries);
+        carried.filter(|of| !self.requests.contains_key(*of)).cloned().collect()
+    }
+
+    /// Returns what the agent has at hand: every delivery under way, and its current one even if that is settled.
+    pub(crate) fn at_hand(&self, name: &AgentName) -> Vec<RequestId> {
+        let current = self.agents.get(name).and_then(|agent| agent.current.as_ref());
+        let at_hand = |request: &&Request| match &request.stage {
+            Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => &request.agent == name,
+            Stage::Queued | Stage::Settled(_) => current == Some(&request.id),
+        };
+        self.requests.values().filter(at_hand).map(|request| request.id.clone()).collect()
+    }
+
+    /// Forgets a settled request if nothing in memory needs it; the store has it. One that a notice carries is
+    /// needed until the notice is over.
     pub fn forget_settled(&mut self, id: &RequestId) {
-        let needed =
-            self.waiting.contains_key(id) || self.agents.values().any(|agent| agent.current.as_ref() == Some(id));
-        if !needed && self.requests.get(id).is_some_and(Request::is_settled) {
-            self.requests.remove(id);
+        let Some(request) = self.requests.get(id).filter(|request| request.is_settled()) else {
+            return;
+        };
+        let carried = |n| self.requests.get(&id.notice(n)).is_some_and(|notice| !notice.is_settled());
+        let needed = self.waiting.contains_key(id)
+            || self.agents.values().any(|agent| agent.current.as_ref() == Some(id))
+            || (1..=request.notices).any(carried);
+        if !needed
+            && let Some(request) = self.requests.remove(id)
+            && let Some(of) = request.carries()
+        {
+            self.forget_settled(of);
         }
     }
 

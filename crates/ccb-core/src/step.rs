@@ -45,6 +45,8 @@ pub fn wake(state: &State) -> Vec<Effect> {
     for request in state.requests.values() {
         let id = request.id.clone();
         match (request.settlement(), request.deadline) {
+            // Kept for the notice that carries it.
+            (Some(_), _) if request.notices > 0 => {}
             (Some(settlement), _) => {
                 let at = settlement.at.after(state.policy.orphan_grace);
                 effects.push(Effect::Arm { id, timer: Timer::Orphan, at });
@@ -96,6 +98,10 @@ impl Turn<'_> {
             };
             for id in agent.current.into_iter().chain(agent.queue) {
                 let message = format!("`{name}` is no longer one of the project's agents");
+                if let Some(over) = self.get(&id).filter(Request::is_settled) {
+                    self.note(&id, "askd", format!("not followed any more: {message}"), None);
+                    self.put(over);
+                }
                 self.settle(&id, Outcome::Failed { reason: Failure::NoSuchAgent, message }, String::new(), None);
             }
         }
@@ -105,6 +111,11 @@ impl Turn<'_> {
         if let Some(known) = self.state.requests.get(&request.id) {
             let same = known.same_content(&request);
             self.out.verdict = if same { Verdict::Repeated } else { Verdict::Conflict };
+            return;
+        }
+        if request.kind == Kind::Ask && request.id.is_notice() {
+            // It would be taken for, or overwritten by, the notice of another request.
+            self.out.verdict = Verdict::Conflict;
             return;
         }
         if !self.state.agents.contains_key(&request.agent) {
@@ -157,6 +168,8 @@ impl Turn<'_> {
             request.attempts += 1;
             request.stage = Stage::Offering { at: self.now };
             self.note(&id, "askd", format!("offering to {name}, offer {}", request.attempts), None);
+            // A hand-over of which nothing more is heard is looked into as well.
+            self.arm(&id, Timer::Proof, self.now.after(self.state.policy.consume_grace.saturating_mul(2)));
             self.out.effects.push(Effect::Offer {
                 agent: name.clone(),
                 id: id.clone(),
@@ -182,18 +195,19 @@ impl Turn<'_> {
             }
             Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
                 let turn = request.turn().map(str::to_owned);
-                self.note(id, "client", format!("{by} asks to cancel; interrupting the agent"), turn.clone());
+                self.note(id, "client", format!("{by} asks to cancel; interrupting the agent"), turn);
                 request.cancel = Some(by);
-                self.out.effects.push(Effect::Interrupt { agent: request.agent.clone(), id: id.clone(), turn });
-                self.arm(id, Timer::Cancel, self.now.after(self.state.policy.cancel_grace));
+                self.interrupt(&request);
                 self.put(request);
             }
             Stage::Settled(settlement) => {
                 // Its deadline may have passed while the agent is still at it.
                 if self.is_current(&request) {
                     let turn = settlement.turn.clone();
-                    self.note(id, "client", format!("{by} asks to stop the turn that still runs"), turn.clone());
-                    self.out.effects.push(Effect::Interrupt { agent: request.agent, id: id.clone(), turn });
+                    self.note(id, "client", format!("{by} asks to stop the turn that still runs"), turn);
+                    request.cancel = Some(by);
+                    self.interrupt(&request);
+                    self.put(request);
                 } else {
                     self.out.verdict = Verdict::Nothing;
                 }
@@ -221,22 +235,63 @@ impl Turn<'_> {
         if request.is_settled() && request.delivered.is_none() {
             request.delivered = Some(self.now);
             self.note(id, "client", "delivered: printed and acknowledged", None);
+            self.withdraw_notices(&request);
             self.put(request);
         }
     }
 
-    fn connected(&mut self, name: &AgentName) {
-        let Some(id) = self.state.agents.get(name).and_then(|agent| agent.current.clone()) else {
+    /// The asker has the reply: a notice of it that has not reached the agent yet is not needed any more. One that
+    /// announces a late answer is, since the asker has acknowledged the earlier one.
+    fn withdraw_notices(&mut self, request: &Request) {
+        if request.settlement().is_none_or(|settlement| settlement.late.is_some()) {
             return;
-        };
-        let Some(request) = self.get(&id) else { return };
+        }
+        let by = "askd: the asker has the reply";
+        for n in 1..=request.notices {
+            let Some(mut notice) = self.get(&request.id.notice(n)) else {
+                continue;
+            };
+            match notice.stage {
+                Stage::Queued => self.settle(&notice.id, Outcome::Cancelled { by: by.into() }, String::new(), None),
+                Stage::Offering { .. } | Stage::Offered { .. } => {
+                    // Should it prove not taken, it is not offered again.
+                    notice.cancel = Some(by.into());
+                    self.put(notice);
+                }
+                Stage::Working { .. } | Stage::Settled(_) => {}
+            }
+        }
+    }
+
+    fn connected(&mut self, name: &AgentName) {
+        for id in self.state.at_hand(name) {
+            let Some(request) = self.get(&id) else { continue };
+            self.reconcile(&request, false);
+            if request.cancel.is_some() {
+                // The interrupt may have been lost with the connection, or with the askd that sent it.
+                self.interrupt(&request);
+            }
+        }
+    }
+
+    /// Asks the agent's own records about a delivery.
+    fn reconcile(&mut self, request: &Request, last: bool) {
         self.out.effects.push(Effect::Reconcile {
-            agent: name.clone(),
-            id,
+            agent: request.agent.clone(),
+            id: request.id.clone(),
             attempt: request.attempts,
             turn: request.turn().map(str::to_owned),
-            last: false,
+            last,
         });
+    }
+
+    /// Stops what the agent does about a cancelled request, or gives it up if that is not confirmed in time.
+    fn interrupt(&mut self, request: &Request) {
+        let (agent, id, turn) = (request.agent.clone(), request.id.clone(), request.turn().map(str::to_owned));
+        self.out.effects.push(Effect::Interrupt { agent, id, turn });
+        if !request.is_settled() {
+            self.arm(&request.id, Timer::Cancel, self.now.after(self.state.policy.cancel_grace));
+        }
     }
 
     fn presence(&mut self, name: &AgentName, presence: Presence) {
@@ -255,7 +310,9 @@ impl Turn<'_> {
         match request.stage {
             Stage::Offering { .. } => {
                 request.stage = Stage::Offered { at: self.now, doubt: None };
-                self.note(id, "askd", format!("offered: {how}"), None);
+                if !self.state.sabotaged(Sabotage::MoveUnexplained) {
+                    self.note(id, "askd", format!("offered: {how}"), None);
+                }
                 self.arm(id, Timer::Proof, due);
                 self.put(request);
             }
@@ -271,7 +328,7 @@ impl Turn<'_> {
         };
         match request.stage {
             Stage::Offering { .. } | Stage::Offered { .. } => {}
-            Stage::Settled(_) => return self.release(&request.agent, id),
+            Stage::Settled(_) => return self.release(id, &format!("not taken: {proof}")),
             Stage::Queued | Stage::Working { .. } => return,
         }
         self.note(id, "askd", format!("not taken: {proof}"), None);
@@ -297,8 +354,15 @@ impl Turn<'_> {
         };
         match request.stage {
             Stage::Offering { .. } | Stage::Offered { .. } => {}
-            Stage::Settled(_) if last => return self.release(&request.agent, id),
-            Stage::Queued | Stage::Working { .. } | Stage::Settled(_) => return,
+            Stage::Settled(_) if last => return self.release(id, &format!("unknown whether it was taken: {why}")),
+            Stage::Settled(_) => {
+                // Over, but the agent is not free before it is known what became of it.
+                if self.is_current(&request) {
+                    self.arm(id, Timer::Proof, self.now.after(self.state.policy.consume_grace));
+                }
+                return;
+            }
+            Stage::Queued | Stage::Working { .. } => return,
         }
         if self.state.sabotaged(Sabotage::OfferAgainWithoutProof) {
             return self.not_taken(id, attempt, why);
@@ -335,6 +399,10 @@ impl Turn<'_> {
                     Some(name.clone()),
                 );
                 request.stage = Stage::Working { at: self.now, turn: name, mixed };
+                if request.cancel.is_some() {
+                    // There was no turn to interrupt when it was asked for.
+                    self.interrupt(&request);
+                }
                 self.put(request);
             }
             Stage::Working { turn, mixed: known, .. } if mixed && !*known && *turn == name => {
@@ -344,7 +412,21 @@ impl Turn<'_> {
             }
             Stage::Settled(settlement) if settlement.turn.is_none() => {
                 settlement.turn = Some(name.clone());
+                settlement.mixed = mixed;
                 self.note(id, source, "consumed, after it had been settled", Some(name));
+                if request.cancel.is_some() {
+                    self.interrupt(&request);
+                }
+                self.put(request);
+            }
+            Stage::Settled(settlement)
+                if mixed
+                    && !settlement.mixed
+                    && settlement.late.is_none()
+                    && settlement.turn.as_ref() == Some(&name) =>
+            {
+                settlement.mixed = true;
+                self.note(id, source, "other input was seen in the turn", Some(name));
                 self.put(request);
             }
             Stage::Queued
@@ -358,7 +440,11 @@ impl Turn<'_> {
     fn turn_ended(&mut self, id: &RequestId, name: &str, end: TurnEnd, by: EndedBy) {
         let Some(request) = self.get(id) else { return };
         let any = self.state.sabotaged(Sabotage::AnyTurnEnds);
-        if !any && request.turn() != Some(name) {
+        if request.turn().is_none() && request.attempts > 0 && !any {
+            // The end came before the beginning, which alone can bind the turn: the records have both.
+            return self.reconcile(&request, false);
+        }
+        if request.turn() != Some(name) && !any {
             return;
         }
         match &request.stage {
@@ -369,22 +455,12 @@ impl Turn<'_> {
                 self.settle_and_release(id, outcome, reply, Some(by));
             }
             Stage::Settled(settlement) => {
-                let late = match end {
-                    TurnEnd::Completed { reply } if !reply.trim().is_empty() => Some(reply),
-                    TurnEnd::Completed { .. }
-                    | TurnEnd::Interrupted { .. }
-                    | TurnEnd::Failed { .. }
-                    | TurnEnd::Quiet { .. } => None,
-                };
-                if let (
-                    Some(reply),
-                    None,
-                    Outcome::Incomplete { .. } | Outcome::Failed { .. } | Outcome::Cancelled { .. },
-                ) = (late, &settlement.late, &settlement.outcome)
+                if let TurnEnd::Completed { reply } = end
+                    && takes_late(settlement, &reply)
                 {
                     self.late(request.clone(), reply, by);
                 }
-                self.release(&request.agent, id);
+                self.release(id, "its turn has ended");
             }
             Stage::Queued | Stage::Offering { .. } | Stage::Offered { .. } => {}
         }
@@ -411,22 +487,26 @@ impl Turn<'_> {
             return;
         };
         agent.presence = Presence::Absent { why: why.to_owned() };
-        let Some(id) = agent.current.clone() else {
-            return;
-        };
-        let Some(request) = self.get(&id) else { return };
-        let outcome = match (&request.stage, &request.cancel) {
-            (_, Some(by)) => Outcome::Cancelled { by: by.clone() },
-            (Stage::Offering { .. } | Stage::Offered { .. }, None) => Outcome::Failed {
-                reason: Failure::UnknownDelivery,
-                message: format!("the agent ended before it showed that it had taken the request: {why}"),
-            },
-            (Stage::Queued | Stage::Working { .. } | Stage::Settled(_), None) => {
-                Outcome::Failed { reason: Failure::AgentGone, message: why.to_owned() }
+        for id in self.state.at_hand(name) {
+            let Some(request) = self.get(&id) else { continue };
+            let outcome = match (&request.stage, &request.cancel) {
+                (_, Some(by)) => Outcome::Cancelled { by: by.clone() },
+                (Stage::Offering { .. } | Stage::Offered { .. }, None) => Outcome::Failed {
+                    reason: Failure::UnknownDelivery,
+                    message: format!("the agent ended before it showed that it had taken the request: {why}"),
+                },
+                (Stage::Queued | Stage::Working { .. } | Stage::Settled(_), None) => {
+                    Outcome::Failed { reason: Failure::AgentGone, message: why.to_owned() }
+                }
+            };
+            let why = format!("the agent is gone: {why}");
+            if request.is_settled() {
+                self.release(&id, &why);
+            } else {
+                self.note(&id, "pane", why, None);
+                self.settle_and_release(&id, outcome, String::new(), None);
             }
-        };
-        self.note(&id, "pane", format!("the agent is gone: {why}"), None);
-        self.settle_and_release(&id, outcome, String::new(), None);
+        }
     }
 
     fn due(&mut self, id: &RequestId, timer: Timer) {
@@ -444,7 +524,12 @@ impl Turn<'_> {
                 self.note(id, "askd", "the deadline passed; a later answer is still accepted", None);
                 self.settle(id, Outcome::Incomplete { reason: Incomplete::Deadline }, String::new(), None);
             }
-            (Timer::Proof, Stage::Offering { .. } | Stage::Offered { .. }) => self.ask_for_proof(&request),
+            (Timer::Proof, Stage::Offering { at } | Stage::Offered { at, .. }) => {
+                // A timer of an earlier offer, or of a time before the last look, says nothing of this one.
+                if self.now >= at.after(self.state.policy.consume_grace) {
+                    self.ask_for_proof(&request);
+                }
+            }
             (Timer::Cancel, Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. }) => {
                 let Some(by) = request.cancel.clone() else {
                     return;
@@ -481,13 +566,9 @@ impl Turn<'_> {
         let seen = self.state.agents.get(&request.agent).map(|agent| &agent.presence);
         match seen {
             Some(Presence::Idle | Presence::Busy { .. } | Presence::Waiting { .. }) => {
-                self.out.effects.push(Effect::Reconcile {
-                    agent: request.agent.clone(),
-                    id: request.id.clone(),
-                    attempt: request.attempts,
-                    turn: None,
-                    last: true,
-                });
+                // What is perhaps still being handed over gets another time.
+                let last = !matches!(request.stage, Stage::Offering { .. });
+                self.reconcile(request, last);
             }
             Some(Presence::Absent { .. } | Presence::Starting { .. }) | None => {
                 self.arm(&request.id, Timer::Proof, self.now.after(self.state.policy.consume_grace));
@@ -497,10 +578,8 @@ impl Turn<'_> {
 
     fn settle_and_release(&mut self, id: &RequestId, outcome: Outcome, reply: String, by: Option<EndedBy>) {
         let Some(request) = self.get(id) else { return };
-        if !request.is_settled() {
-            self.settle(id, outcome, reply, by);
-        }
-        self.release(&request.agent, id);
+        self.settle(id, outcome, reply, by);
+        self.free(&request);
     }
 
     /// Ends the request. The agent keeps it as its current delivery until its turn is known to be over.
@@ -514,8 +593,9 @@ impl Turn<'_> {
             agent.queue.retain(|queued| queued != id);
         }
         let turn = request.turn().map(str::to_owned);
+        let mixed = matches!(request.stage, Stage::Working { mixed: true, .. });
         self.note(id, "askd", format!("settled: {} ({})", outcome.word(), outcome.sentence()), turn.clone());
-        request.stage = Stage::Settled(Settlement { at: self.now, outcome, reply, ended_by, turn, late: None });
+        request.stage = Stage::Settled(Settlement { at: self.now, outcome, reply, ended_by, turn, mixed, late: None });
         let waited_for = self.state.waiting.get(id).is_some_and(|n| *n > 0);
         let waits = request.waits;
         let carried = match &request.kind {
@@ -556,12 +636,16 @@ impl Turn<'_> {
         if !self.state.policy.notices || !self.state.agents.contains_key(&name) {
             return;
         }
+        if self.state.sabotaged(Sabotage::KeepSilent) {
+            return;
+        }
         let Some(settlement) = request.settlement() else {
             return;
         };
         let provider =
             self.state.agents.get(&request.agent).map_or_else(|| request.agent.to_string(), |a| a.provider.clone());
         let (outcome, reply) = match &settlement.late {
+            Some(late) if settlement.mixed => (Outcome::Incomplete { reason: Incomplete::Mixed }, late.reply.as_str()),
             Some(late) => (Outcome::Completed, late.reply.as_str()),
             None => (settlement.outcome.clone(), settlement.reply.as_str()),
         };
@@ -589,16 +673,34 @@ impl Turn<'_> {
         });
     }
 
-    /// The agent is done with this delivery.
-    fn release(&mut self, name: &AgentName, id: &RequestId) {
-        let Some(agent) = self.state.agents.get_mut(name) else {
+    /// The agent is done with a delivery that had been settled before.
+    fn release(&mut self, id: &RequestId, because: &str) {
+        let Some(request) = self.get(id).filter(|request| self.is_current(request)) else {
             return;
         };
-        if agent.current.as_ref() == Some(id) {
-            agent.current = None;
-            self.dispatch(&name.clone());
+        self.note(id, "askd", format!("the agent is done with it: {because}"), request.turn().map(str::to_owned));
+        // Saved although it has not changed: what is committed is forgotten.
+        self.put(request.clone());
+        self.free(&request);
+    }
+
+    /// The agent can take the next delivery.
+    fn free(&mut self, request: &Request) {
+        if self.is_current(request) {
+            self.state.agent_mut(&request.agent).current = None;
+            self.dispatch(&request.agent);
         }
     }
+}
+
+/// Whether a whole answer that comes after the settlement is news. Of a turn that is known to have ended with an
+/// answer, ours or mixed, it is the same once more.
+fn takes_late(settlement: &Settlement, reply: &str) -> bool {
+    let answered = match &settlement.outcome {
+        Outcome::Completed | Outcome::Incomplete { reason: Incomplete::Mixed } => true,
+        Outcome::Incomplete { .. } | Outcome::Failed { .. } | Outcome::Cancelled { .. } => false,
+    };
+    !answered && settlement.late.is_none() && !reply.trim().is_empty()
 }
 
 /// Returns what a turn's end means for the request that was bound to it.

@@ -118,6 +118,8 @@ calls! {
         env: BTreeMap<String, String>,
         /// Whether the agents act without asking (`-a`).
         auto: bool,
+        /// Whether the agents go on in the sessions in which they were last (`-r`).
+        resume: bool,
     }
     /// Ends panes, agents and the daemon, in this order.
     Shutdown("shutdown") -> Done {

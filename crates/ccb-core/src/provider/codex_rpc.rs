@@ -63,6 +63,8 @@ pub enum Message {
         /// The thread, if it names one.
         thread: Option<String>,
     },
+    /// Somebody logged in or out.
+    Account,
     /// Anything else.
     Other,
 }
@@ -104,9 +106,10 @@ pub fn parse(text: &str) -> Message {
     if message.get("id").is_some() {
         return Message::Asked { method: method.to_owned(), thread };
     }
-    let Some(thread) = thread else {
-        return Message::Other;
-    };
+    if matches!(method, "account/updated" | "account/login/completed") {
+        return Message::Account;
+    }
+    let Some(thread) = thread else { return Message::Other };
     match method {
         "thread/status/changed" => Message::Status { thread, status: status(&params["status"]) },
         "turn/started" => match params["turn"]["id"].as_str() {

@@ -1,0 +1,232 @@
+//! Waiting for an answer, whatever becomes of the daemon meanwhile: the request has an id, so the same calls
+//! can be made again on the next connection, and mean the same request.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
+
+use ccb_core::id::RequestId;
+use ccb_core::wire::{Ack, Ask, Progress, RequestView, Wait};
+
+use super::options::Options;
+use crate::command::pend::verdict;
+use crate::connect::{Askd, ConnectError, DEADLINE};
+use crate::connection::{CALL_LIMIT, CallError, Connection, Heard};
+use crate::error::{CliError, note};
+use crate::output::Printed;
+use crate::wake::{Interrupt, Patience, pause};
+use crate::{display, exit, output};
+
+/// How long after the request's own deadline askd may tell of its end.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// How long askd may be unable to start again before a waiting caller is told.
+const TROUBLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// The wait for one request.
+struct Vigil<'a> {
+    askd: &'a Askd,
+    ask: Ask,
+    accepted: bool,
+    patience: Patience<'a>,
+    line: StatusLine,
+}
+
+/// A line on the terminal that shows state and time, and leaves nothing behind.
+struct StatusLine {
+    shown: bool,
+    name: String,
+    began: Instant,
+    state: String,
+    next: Instant,
+}
+
+/// Asks, waits, prints the answer, and says that it was printed.
+pub(super) fn run(askd: &Askd, ask: Ask, options: &Options) -> Result<u8, CliError> {
+    let interrupt =
+        Interrupt::catch().map_err(|error| CliError::new(format!("cannot watch for Ctrl-C: {error}")))?;
+    let limit = ask.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    let until = limit.and_then(|limit| Instant::now().checked_add(limit)?.checked_add(GRACE));
+    let patience = Patience { until, interrupt: Some(&interrupt) };
+    let line = StatusLine::new(&ask.agent);
+    let id = ask.id.clone();
+    let mut vigil = Vigil { askd, ask, accepted: false, patience, line };
+    let (request, mut connection) = vigil.keep()?;
+    drop(vigil);
+    let reply = display::reply(&request);
+    let printed = match (options.json, reply.is_empty()) {
+        (true, _) => output::print_json(&request)?,
+        (false, true) => Printed::Whole,
+        (false, false) => output::print(reply)?,
+    };
+    let written = options.output.as_ref().map_or(Ok(()), |path| {
+        output::write_private(path, reply.as_bytes())
+            .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
+    });
+    if printed == Printed::Whole {
+        acknowledge(askd, &mut connection, id);
+    }
+    written?;
+    let settlement = request.settlement.as_ref().ok_or_else(|| CliError::new("askd ended the wait too early"))?;
+    match (verdict(&request, settlement), options.json) {
+        (Err(error), true) => Ok(error.code),
+        (verdict, _) => verdict,
+    }
+}
+
+/// Says that the reply was printed. If askd cannot be told, it keeps the reply, or sends it once more as a
+/// notice: too much rather than too little.
+fn acknowledge(askd: &Askd, connection: &mut Connection, id: RequestId) {
+    let ack = Ack { id };
+    if let Err(CallError::Lost(_)) = connection.call(&ack) {
+        let _ = askd.call(&ack);
+    }
+}
+
+impl Vigil<'_> {
+    /// Waits until the request is over.
+    fn keep(&mut self) -> Result<(RequestView, Connection), CliError> {
+        let first = self.patience.at_most(DEADLINE);
+        let mut connection = self.askd.find_or_start(first).map_err(|error| self.unreachable(error))?;
+        loop {
+            match self.round(&mut connection) {
+                Ok(request) => return Ok((request, connection)),
+                Err(Round::Over(error)) => return Err(error),
+                Err(Round::Lost) => connection = self.reconnect()?,
+            }
+        }
+    }
+
+    /// Asks and waits on one connection.
+    fn round(&mut self, connection: &mut Connection) -> Result<RequestView, Round> {
+        let accepted = connection.call_within(&self.ask, self.patience.at_most(CALL_LIMIT));
+        let accepted = accepted.map_err(|error| self.failed(error))?;
+        self.accepted = true;
+        self.line.name = display::agent_name(accepted.agent.as_str(), &accepted.provider);
+        self.line.tell(&accepted.state, &accepted.why);
+        let number = connection.begin(&Wait { id: self.ask.id.clone() }).map_err(|error| self.failed(error))?;
+        loop {
+            match connection.hear::<Wait>(number, self.line.until_next(self.patience)) {
+                Ok(Heard::Answer(request)) => return Ok(request),
+                Ok(Heard::Notice(method, params)) if method == "progress" => {
+                    if let Ok(progress) = serde_json::from_value::<Progress>(params) {
+                        self.line.tell(&progress.state, &progress.why);
+                    }
+                }
+                Ok(Heard::Notice(..)) => {}
+                Ok(Heard::Interrupted) => return Err(Round::Over(self.interrupted())),
+                Ok(Heard::Nothing) if self.patience.is_over() => return Err(Round::Over(self.overdue())),
+                Ok(Heard::Nothing) => self.line.draw(),
+                Err(error) => return Err(self.failed(error)),
+            }
+        }
+    }
+
+    /// Comes back to askd, or to its successor. What is only slow is waited for as long as the request may
+    /// take; what fails outright may heal, but is told before long.
+    fn reconnect(&mut self) -> Result<Connection, CliError> {
+        let mut told = false;
+        let trouble = Patience::of(TROUBLE_LIMIT);
+        loop {
+            let error = match self.askd.find_or_start(self.patience.at_most(DEADLINE)) {
+                Ok(connection) => return Ok(connection),
+                Err(error) => error,
+            };
+            let is_slow = matches!(error, ConnectError::NoAnswer(_));
+            if matches!(error, ConnectError::Interrupted) {
+                return Err(self.interrupted());
+            }
+            if self.patience.is_over() || (!is_slow && trouble.is_over()) {
+                return Err(self.unreachable(error));
+            }
+            if self.line.shown {
+                self.line.tell("waiting for askd", &error.to_string());
+            } else if !told {
+                note(&format!("{error}; the request is kept, and waited for"));
+            }
+            told = true;
+            let _ = pause(Duration::from_secs(1), self.patience);
+        }
+    }
+
+    fn failed(&self, error: CallError) -> Round {
+        match error {
+            CallError::Refusal(refusal) => Round::Over(refusal.into()),
+            CallError::Lost(why) if why.kind() == std::io::ErrorKind::Interrupted => Round::Over(self.interrupted()),
+            CallError::Lost(_) if self.patience.is_over() => Round::Over(self.overdue()),
+            CallError::Lost(_) => Round::Lost,
+        }
+    }
+
+    fn interrupted(&self) -> CliError {
+        let id = &self.ask.id;
+        let message = if self.accepted {
+            format!("still running: get it with `pend {id}`")
+        } else {
+            "interrupted before the request was known to be accepted".to_owned()
+        };
+        CliError::new(message).hint(format!("`ccb cancel {id}` stops it")).code(exit::INTERRUPTED)
+    }
+
+    fn overdue(&self) -> CliError {
+        CliError::new("the deadline has passed, and askd has not told of the end")
+            .hint(format!("`ccb explain {}`", self.ask.id))
+            .code(exit::NO_REPLY)
+    }
+
+    fn unreachable(&self, error: ConnectError) -> CliError {
+        let error = self.askd.explain(error);
+        if self.accepted { error.hint(format!("the request is kept: `pend {}`", self.ask.id)) } else { error }
+    }
+}
+
+/// Why a round on one connection has no answer.
+enum Round {
+    /// There will be none.
+    Over(CliError),
+    /// The next connection may have it.
+    Lost,
+}
+
+impl StatusLine {
+    fn new(agent: &str) -> Self {
+        let now = Instant::now();
+        let shown = std::io::stderr().is_terminal();
+        Self { shown, name: agent.to_owned(), began: now, state: String::new(), next: now }
+    }
+
+    fn tell(&mut self, state: &str, why: &str) {
+        let why = if why.is_empty() { String::new() } else { format!(" ({})", display::safe(why)) };
+        self.state = display::line(&format!("{state}{why}"), 200);
+        self.draw();
+    }
+
+    fn draw(&mut self) {
+        self.next = Instant::now() + Duration::from_secs(1);
+        if !self.shown {
+            return;
+        }
+        let elapsed = i64::try_from(self.began.elapsed().as_secs()).unwrap_or(i64::MAX / 1000) * 1000;
+        let elapsed = if elapsed == 0 { "0 s".to_owned() } else { display::span(elapsed).replace(".0 s", " s") };
+        let text = display::line(&format!("{}: {}, {elapsed}", self.name, self.state), width().saturating_sub(1));
+        let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
+    }
+
+    /// Returns `patience`, cut at the moment of the next redrawing; a line that is not shown wakes nobody.
+    fn until_next<'a>(&self, patience: Patience<'a>) -> Patience<'a> {
+        if self.shown { patience.at_most(self.next.saturating_duration_since(Instant::now())) } else { patience }
+    }
+}
+
+impl Drop for StatusLine {
+    fn drop(&mut self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}
+
+/// Returns the terminal's width in columns.
+fn width() -> usize {
+    let size = rustix::termios::tcgetwinsize(std::io::stderr());
+    size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
+}

@@ -1,0 +1,386 @@
+//! `ccb run <agent>`: the process in each pane. It starts the agent's CLI, and its server if it has one, keeps
+//! them running, and ends them with the pane.
+//!
+//! One loop waits for everything: child processes, signals, askd, timers, and Enter where it was asked for.
+//! When askd goes away, nothing here is touched: the link comes back, and askd is told what runs.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use ccb_core::wire::{Launch, LaunchSpec, Order, Reply, Report, RunnerEvent, ServerSpec};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+
+use crate::connect::Askd;
+use crate::error::CliError;
+use crate::pane::kept::{Kept, drain, end_all, how};
+use crate::pane::link::{self, Event, Link};
+use crate::pane::terminal::{Terminal, Typed, say, typed};
+use crate::{Context, display, exit, program, project, wake};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The agent
+    agent: String,
+    /// The project's directory
+    #[arg(long)]
+    project: PathBuf,
+}
+
+/// What the terminal tells a program that runs in it.
+const TERMINAL: [&str; 4] = ["TERM", "TMUX", "TMUX_PANE", "COLORTERM"];
+
+/// The runner.
+struct Pane {
+    agent: String,
+    pane: Option<String>,
+    program: PathBuf,
+    terminal_env: BTreeMap<String, String>,
+    link: Link,
+    signals: Signals,
+    terminal: Terminal,
+    /// The number of the open `launch` call.
+    launching: Option<u64>,
+    spec: Option<LaunchSpec>,
+    /// The interface that was ordered last.
+    tui_argv: Option<Vec<String>>,
+    server: Kept,
+    tui: Kept,
+    asking: Asking,
+    troubled: bool,
+}
+
+/// What Enter is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asking {
+    /// Nothing: the terminal is the agent's.
+    Nothing,
+    /// To ask askd again what to start.
+    Launch,
+    /// To start the interface again.
+    Tui,
+    /// Nothing can be typed any more.
+    Nobody,
+}
+
+/// Signals as something to wait for.
+struct Signals {
+    child: UnixStream,
+    end: UnixStream,
+    /// Ctrl-C and Ctrl-\ are the agent's keys. Ours is a handler, not *ignore*: that would be inherited.
+    _keys: UnixStream,
+}
+
+/// Whether the loop goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    GoOn,
+    End,
+}
+
+pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> {
+    let work_dir = context.cwd.join(&options.project);
+    std::env::set_current_dir(&work_dir)
+        .map_err(|error| CliError::new(format!("cannot go to {}: {error}", work_dir.display())))?;
+    let place = project::place(context, &work_dir)?;
+    let askd = Askd::of(context, &place, "runner")?;
+    let cannot = |error: io::Error| CliError::new(format!("cannot set up the pane: {error}"));
+    let signals = Signals::catch().map_err(cannot)?;
+    let env = |name: &str| Some((name.to_owned(), context.environment.text(name)?.to_owned()));
+    let mut pane = Pane {
+        agent: options.agent.clone(),
+        pane: context.environment.text("TMUX_PANE").map(str::to_owned),
+        program: program::own()?,
+        terminal_env: TERMINAL.into_iter().filter_map(env).collect(),
+        link: Link::start(askd).map_err(cannot)?,
+        signals,
+        terminal: Terminal::remember(),
+        launching: None,
+        spec: None,
+        tui_argv: None,
+        server: Kept::new(true),
+        tui: Kept::new(false),
+        asking: Asking::Nothing,
+        troubled: false,
+    };
+    let result = pane.run();
+    pane.link.close();
+    end_all(&mut [&mut pane.tui, &mut pane.server], &pane.signals.child);
+    result.map(|()| exit::OK).map_err(cannot)
+}
+
+impl Signals {
+    fn catch() -> io::Result<Self> {
+        let child = wake::signal(&[SIGCHLD])?;
+        let end = wake::signal(&[SIGHUP, SIGTERM])?;
+        Ok(Self { child, end, _keys: wake::signal(&[SIGINT, SIGQUIT])? })
+    }
+}
+
+impl Pane {
+    /// Waits for whatever comes, until the pane is to close.
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            let timers = [self.server.due(), self.tui.due()];
+            let until = timers.into_iter().flatten().min();
+            let stdin = io::stdin();
+            let mut fds = vec![self.signals.child.as_fd(), self.signals.end.as_fd(), self.link.fd()];
+            if matches!(self.asking, Asking::Launch | Asking::Tui) {
+                fds.push(stdin.as_fd());
+            }
+            let ready = wake::any(&fds, until)?;
+            if ready[1] {
+                self.closed();
+                return Ok(());
+            }
+            drain(&self.signals.child);
+            if self.reap() == Next::End {
+                return Ok(());
+            }
+            while let Some(event) = self.link.event() {
+                if self.hear(event) == Next::End {
+                    return Ok(());
+                }
+            }
+            if ready.get(3) == Some(&true) {
+                self.entered();
+            }
+            if self.server.is_due() {
+                self.start_server();
+            }
+            if self.tui.is_due() {
+                self.start_tui();
+            }
+        }
+    }
+
+    fn report(&mut self, event: RunnerEvent) {
+        let report = Report { agent: self.agent.clone(), event };
+        self.link.call(&report);
+    }
+
+    /// The pane is being closed by somebody: everything ends first, then askd hears of it, if it listens.
+    fn closed(&mut self) {
+        self.link.close();
+        end_all(&mut [&mut self.tui, &mut self.server], &self.signals.child);
+        self.report(RunnerEvent::Closed);
+    }
+
+    fn hear(&mut self, event: Event) -> Next {
+        match event {
+            Event::Up(_) => {
+                self.troubled = false;
+                self.launch();
+            }
+            Event::Down => self.launching = None,
+            Event::Trouble(error) => self.trouble(&error),
+            Event::Line(reply) => {
+                if let Some(order) = link::order(&reply) {
+                    return self.obey(order);
+                }
+                match reply {
+                    Reply::Answer { call, result } if Some(call) == self.launching => {
+                        self.launching = None;
+                        let spec = result.map_err(CliError::from).and_then(|spec| {
+                            serde_json::from_value(spec)
+                                .map_err(|error| CliError::new(format!("askd's launch is not understood: {error}")))
+                        });
+                        match spec {
+                            Ok(spec) => self.launched(spec),
+                            Err(error) => self.refused(&error),
+                        }
+                    }
+                    Reply::Answer { .. } | Reply::Notice { .. } => {}
+                }
+            }
+        }
+        Next::GoOn
+    }
+
+    fn launch(&mut self) {
+        let launch = Launch { agent: self.agent.clone(), pane: self.pane.clone() };
+        self.launching = self.link.call(&launch);
+    }
+
+    /// askd has said what to run. What runs already stays as it is, and askd is told of it.
+    fn launched(&mut self, spec: LaunchSpec) {
+        if self.asking == Asking::Launch {
+            self.asking = Asking::Nothing;
+        }
+        if let Some(argv) = &spec.tui {
+            self.tui_argv = Some(argv.clone());
+        }
+        let has_server = spec.server.is_some();
+        let has_tui = spec.tui.is_some();
+        self.spec = Some(spec);
+        match self.server.pid() {
+            Some(pid) => self.report(RunnerEvent::ServerStarted { pid }),
+            None if has_server && !self.server.is_kept() => self.start_server(),
+            None => {}
+        }
+        match self.tui.pid() {
+            Some(pid) => self.report(RunnerEvent::TuiStarted { pid }),
+            None if has_tui && !self.tui.is_kept() && self.asking == Asking::Nothing => self.start_tui(),
+            None => {}
+        }
+    }
+
+    fn refused(&mut self, error: &CliError) {
+        if self.server.is_kept() || self.tui.is_kept() {
+            return;
+        }
+        self.ask_for_enter(Asking::Launch, &format!("{}press Enter to try again", error.text()));
+    }
+
+    fn trouble(&mut self, error: &CliError) {
+        if self.troubled || self.server.is_kept() || self.tui.is_kept() || self.asking == Asking::Tui {
+            return;
+        }
+        self.troubled = true;
+        say(&format!("{}ccb goes on trying\n", display::safe(&error.text())));
+    }
+
+    fn ask_for_enter(&mut self, asking: Asking, text: &str) {
+        say(&format!("{}\n", display::safe(text)));
+        if self.asking != Asking::Nobody {
+            self.asking = asking;
+        }
+    }
+
+    fn entered(&mut self) {
+        let asked = std::mem::replace(&mut self.asking, Asking::Nothing);
+        match (typed(), asked) {
+            (Typed::End, _) => self.asking = Asking::Nobody,
+            (Typed::Line, Asking::Tui) => {
+                self.tui.forgive();
+                self.start_tui();
+            }
+            (Typed::Line, Asking::Launch | Asking::Nothing | Asking::Nobody) => self.launch(),
+        }
+    }
+
+    fn obey(&mut self, order: Order) -> Next {
+        match order {
+            Order::Stop => Next::End,
+            Order::Tui { argv } => {
+                if self.tui.pid().is_some() {
+                    self.tui.end(&self.signals.child);
+                    self.terminal.restore();
+                }
+                self.tui.forgive();
+                self.tui_argv = Some(argv);
+                if self.asking != Asking::Nobody {
+                    self.asking = Asking::Nothing;
+                }
+                self.start_tui();
+                Next::GoOn
+            }
+        }
+    }
+
+    /// Takes notice of children that have ended.
+    fn reap(&mut self) -> Next {
+        if let Some(status) = self.server.ended() {
+            self.report(RunnerEvent::ServerEnded { how: how(status) });
+            self.server.plan();
+        }
+        let Some(status) = self.tui.ended() else {
+            return Next::GoOn;
+        };
+        self.terminal.restore();
+        if status.success() {
+            self.link.close();
+            self.server.end(&self.signals.child);
+            self.report(RunnerEvent::TuiEnded { how: how(status), again: false });
+            return Next::End;
+        }
+        self.tui_failed(&how(status));
+        Next::GoOn
+    }
+
+    fn tui_failed(&mut self, how: &str) {
+        let again = !self.tui.is_hopeless();
+        self.report(RunnerEvent::TuiEnded { how: how.to_owned(), again });
+        if again {
+            self.tui.plan();
+        } else {
+            let text = format!("{} ended again and again: {how}\npress Enter to start it once more", self.agent);
+            self.ask_for_enter(Asking::Tui, &text);
+        }
+    }
+
+    fn start_server(&mut self) {
+        let Some(server) = self.spec.as_ref().and_then(|spec| spec.server.clone()) else {
+            return;
+        };
+        let started = self.server_command(&server).and_then(|command| self.server.start(command));
+        match started {
+            Ok(pid) => self.report(RunnerEvent::ServerStarted { pid }),
+            Err(error) => {
+                self.report(RunnerEvent::ServerEnded { how: format!("could not be started: {error}") });
+                self.server.plan();
+            }
+        }
+    }
+
+    fn server_command(&self, server: &ServerSpec) -> io::Result<Command> {
+        remove_stale_socket(Path::new(&server.socket))?;
+        let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&server.log)?;
+        let mut command = self.guarded(&server.argv);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        Ok(command)
+    }
+
+    fn start_tui(&mut self) {
+        let Some(argv) = self.tui_argv.clone() else {
+            return;
+        };
+        match self.tui.start(self.guarded(&argv)) {
+            Ok(pid) => self.report(RunnerEvent::TuiStarted { pid }),
+            Err(error) => self.tui_failed(&format!("could not be started: {error}")),
+        }
+    }
+
+    /// Returns the command that runs `argv` so that it ends when we do.
+    fn guarded(&self, argv: &[String]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("guard").arg(std::process::id().to_string()).arg("--").args(argv);
+        command.env_clear().envs(&self.terminal_env);
+        if let Some(spec) = &self.spec {
+            command.envs(&spec.env).current_dir(&spec.cwd);
+        }
+        command
+    }
+}
+
+/// Removes the socket of a server that has ended; nothing else is ever removed.
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path),
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is not a socket", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sockets_are_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        remove_stale_socket(&path).unwrap();
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        remove_stale_socket(&path).unwrap();
+        assert!(!path.exists());
+        fs::write(&path, "mine").unwrap();
+        assert!(remove_stale_socket(&path).is_err() && path.exists());
+    }
+}

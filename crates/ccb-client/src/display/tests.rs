@@ -1,0 +1,125 @@
+use ccb_core::id::{AgentName, RequestId};
+use ccb_core::outcome::{EndedBy, Incomplete, Outcome};
+use ccb_core::request::{Evidence, Late, Settlement};
+use ccb_core::wire::Attach;
+
+use super::*;
+
+const START: i64 = 1_795_377_181_007;
+
+fn request(id: &str, settlement: Option<Settlement>) -> RequestView {
+    RequestView {
+        id: RequestId::new(id).unwrap(),
+        agent: AgentName::new("reviewer").unwrap(),
+        asker: "manual".into(),
+        kind: Kind::Ask,
+        summary: "review the \n parser".into(),
+        state: if settlement.is_some() { "settled" } else { "queued" }.into(),
+        why: "the agent is busy".into(),
+        accepted: Time(START),
+        deadline: Some(Time(START + 3_600_000)),
+        attempts: 1,
+        turn: Some("t-1".into()),
+        delivered: None,
+        settlement,
+    }
+}
+
+fn settlement(late: Option<&str>) -> Settlement {
+    Settlement {
+        at: Time(START + 61_000),
+        outcome: Outcome::Incomplete { reason: Incomplete::Deadline },
+        reply: "half".into(),
+        ended_by: None,
+        turn: Some("t-1".into()),
+        mixed: false,
+        late: late.map(|reply| Late { at: Time(START + 65_500), reply: reply.into(), ended_by: EndedBy::Protocol }),
+    }
+}
+
+fn agent(name: &str, error: Option<&str>) -> AgentView {
+    AgentView {
+        name: AgentName::new(name).unwrap(),
+        provider: "codex".into(),
+        rung: "joined".into(),
+        rung_why: "its own app-server".into(),
+        state: "busy".into(),
+        why: "at a turn".into(),
+        current: error.is_none().then(|| RequestId::new("r1").unwrap()),
+        queued: 2,
+        pane: None,
+        last_error: error.map(str::to_owned),
+    }
+}
+
+#[test]
+fn ps_shows_agents_and_open_requests() {
+    let view = Overview {
+        agents: vec![agent("codex", None), agent("reviewer", Some("rate limit: try later"))],
+        requests: vec![request("r1", None)],
+    };
+    insta::assert_snapshot!(overview(&view, Time(START + 12_300)), @"");
+    insta::assert_snapshot!(overview(&Overview { agents: vec![], requests: vec![] }, Time(0)), @"");
+}
+
+#[test]
+fn explain_shows_each_fact_with_its_time() {
+    let fact = |ms: i64, source: &str, what: &str, turn: Option<&str>| Evidence {
+        at: Time(START + ms),
+        source: source.into(),
+        what: what.into(),
+        turn: turn.map(str::to_owned),
+    };
+    let mut view = Explanation {
+        request: request("r1", Some(settlement(Some("whole")))),
+        evidence: vec![
+            fact(0, "client", "accepted", None),
+            fact(12, "askd", "offered", None),
+            fact(1_250, "protocol", "the turn has begun", Some("t-1")),
+            fact(61_000, "askd", "the deadline has passed", None),
+        ],
+        now: Time(START + 90_000),
+    };
+    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @"");
+    view.request = request("r2", None);
+    view.evidence.clear();
+    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @"");
+}
+
+#[test]
+fn status_shows_health_and_the_last_end() {
+    let view = Health {
+        pid: 12,
+        keeper: Some(11),
+        version: "0.1.0".into(),
+        generation: 3,
+        started: Time(START),
+        now: Time(START + 300_000),
+        work_dir: "/p".into(),
+        home: "/h".into(),
+        unsettled: 1,
+        accepted: 12,
+        last_end: Some("killed by signal 9".into()),
+        attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
+    };
+    insta::assert_snapshot!(health(&view), @"");
+}
+
+#[test]
+fn conversations_are_told_from_the_oldest() {
+    let replies = Replies {
+        requests: vec![request("r2", None), request("r1", Some(settlement(Some("whole\n"))))],
+        questions: vec!["second".into(), "first".into()],
+    };
+    insta::assert_snapshot!(conversation(&replies), @"");
+}
+
+#[test]
+fn spans_and_names_are_for_people() {
+    let spans: Vec<String> = [0, 999, 1_250, 59_999, 61_000, 3_660_000, 90_000_000].into_iter().map(span).collect();
+    assert_eq!(spans, ["0 ms", "999 ms", "1.2 s", "59.9 s", "1 min 1 s", "1 h 1 min", "1 d 1 h"]);
+    assert_eq!(agent_name("opencode", "opencode"), "OpenCode");
+    assert_eq!(agent_name("reviewer", "claude"), "reviewer (Claude)");
+    assert_eq!((line("a \n\x1b b", 9), line("abcdef", 4)), ("a \x1b b".into(), "abc…".into()));
+    assert_eq!(reply(&request("r1", Some(settlement(None)))), "half");
+}

@@ -1,0 +1,50 @@
+//! The pane's terminal, as it was before an agent's interface took it.
+
+use std::io::{self, Read as _, Write as _};
+
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+
+/// Leaves the alternate screen; shows the cursor; ends mouse reports, focus reports, bracketed paste, and the
+/// extended keyboard.
+const RESET: &str = "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[<u\x1b[0m";
+
+/// The terminal's settings at the runner's start.
+pub(crate) struct Terminal(Option<Termios>);
+
+impl Terminal {
+    pub(crate) fn remember() -> Self {
+        Self(tcgetattr(io::stdin()).ok())
+    }
+
+    /// Makes the terminal what it was, after an interface that did not.
+    pub(crate) fn restore(&self) {
+        if let Some(settings) = &self.0 {
+            let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
+            say(RESET);
+        }
+    }
+}
+
+/// Prints a line or several into the pane. A pane that is gone takes nothing.
+pub(crate) fn say(text: &str) {
+    let mut stdout = io::stdout().lock();
+    let _ = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush());
+}
+
+/// What was typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Typed {
+    /// A line.
+    Line,
+    /// Nothing more will be typed.
+    End,
+}
+
+/// Takes what was typed. Call it only when there is something to read.
+pub(crate) fn typed() -> Typed {
+    let mut bytes = [0; 4096];
+    match io::stdin().lock().read(&mut bytes) {
+        Ok(0) | Err(_) => Typed::End,
+        Ok(_) => Typed::Line,
+    }
+}

@@ -1,0 +1,407 @@
+//! The simulated world: its clock, its events, its disk, and what humans and bad luck do in it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ccb_core::id::RequestId;
+use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
+use ccb_core::request::Request;
+use ccb_core::state::{Policy, Presence, Sabotage, State};
+use ccb_core::step::{Effect, Input};
+
+use crate::agents::{Draft, Rung, SimAgent, answer, partial};
+use crate::check::{Check, Violation};
+use crate::clients::{Act, Client};
+use crate::driver::{Batch, Doom};
+use crate::rng::Rng;
+
+/// When faults stop; from then on everything must come to rest by itself.
+const CALM: i64 = 240_000;
+
+/// More events than any run that comes to rest can have.
+const ENDLESS: u32 = 4_000;
+
+/// What happens at some moment.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Something reaches askd, if that run of it still lives.
+    Input { run: u32, input: Input },
+    /// A transport gets at what it was told to do, if that run of askd still lives.
+    Act { run: u32, effect: Effect },
+    /// A transport connects, if that run of askd still lives.
+    Connect { run: u32, agent: usize },
+    /// The bytes of an offer reach the agent.
+    Arrive { run: u32, agent: usize, id: RequestId, attempt: u32 },
+    /// A turn ends.
+    End { agent: usize, turn: String, interrupted: bool },
+    /// A human does something at an agent.
+    Human { agent: usize, act: Human },
+    /// The agent dies.
+    Dies { agent: usize },
+    /// The agent comes back, with its provider session.
+    Back { agent: usize },
+    /// The connection to the agent breaks.
+    Drop { agent: usize },
+    /// An agent is taken out of the configuration.
+    Remove { agent: usize },
+    /// A client does something.
+    Client { client: usize, act: Act },
+    /// askd dies, now or at its next commit.
+    Crash { doom: Option<Doom> },
+    /// askd starts.
+    Start,
+    /// Faults stop.
+    Calm,
+}
+
+/// What a human does at an agent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Human {
+    /// Starts a turn, or types into ours.
+    Talk,
+    /// Begins a draft.
+    Draft,
+    /// Sends what is in the composer, or clears it.
+    Finish,
+    /// Stops the turn.
+    Interrupt,
+}
+
+/// What survives a crash.
+#[derive(Default)]
+pub(crate) struct Disk {
+    pub(crate) requests: BTreeMap<RequestId, Request>,
+    pub(crate) unsettled: BTreeSet<RequestId>,
+}
+
+/// One run of the simulation.
+pub(crate) struct World {
+    pub(crate) rng: Rng,
+    pub(crate) now: i64,
+    events: BTreeMap<(i64, u64), Event>,
+    order: u64,
+    pub(crate) disk: Disk,
+    pub(crate) state: Option<State>,
+    pub(crate) run: u32,
+    pub(crate) doom: Option<Doom>,
+    pub(crate) batch: Vec<Batch>,
+    pub(crate) agents: Vec<SimAgent>,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) check: Check,
+    pub(crate) policy: Policy,
+    /// Whether faults happen; some seeds have none at all.
+    pub(crate) rough: bool,
+    pub(crate) calm: bool,
+    /// Whether the driver does more than its bare contract: loads what notices carry, forgets what it loaded.
+    pub(crate) thorough: bool,
+    pub(crate) steps: u32,
+    trace: Option<Vec<String>>,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
+        let mut rng = Rng::new(seed);
+        let rough = !rng.chance(10);
+        let agents = (0..1 + rng.below(3))
+            .map(|n| {
+                let rung = [Rung::Joined, Rung::Sighted, Rung::Blind][rng.below(3)];
+                SimAgent::new(["ada", "bob", "cyd"][n], rung)
+            })
+            .collect();
+        let policy = Policy { sabotage: sabotage.into_iter().collect(), ..Policy::default() };
+        let mut world = Self {
+            thorough: rng.chance(50),
+            rng,
+            now: 0,
+            events: BTreeMap::new(),
+            order: 0,
+            disk: Disk::default(),
+            state: None,
+            run: 0,
+            doom: None,
+            batch: Vec::new(),
+            agents,
+            clients: Vec::new(),
+            check: Check::default(),
+            policy,
+            rough,
+            calm: false,
+            steps: 0,
+            trace: traced.then(Vec::new),
+        };
+        world.plan();
+        world
+    }
+
+    /// Runs to the end and returns how many steps the engine made.
+    pub(crate) fn run(&mut self) -> Result<u32, Violation> {
+        let mut count = 0;
+        while let Some(((at, _), event)) = self.events.pop_first() {
+            count += 1;
+            if count > ENDLESS {
+                return Err(Violation::new("P10", "the run does not come to rest"));
+            }
+            self.now = self.now.max(at);
+            self.say(|| format!("- {event:?}"));
+            self.happen(event)?;
+            // A batch stays open only as long as more inputs wait.
+            if !matches!(self.events.first_key_value(), Some((_, Event::Input { .. }))) {
+                self.flush()?;
+            }
+        }
+        self.check.end(self)?;
+        Ok(self.steps)
+    }
+
+    pub(crate) fn say(&mut self, line: impl FnOnce() -> String) {
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:>9} {}", self.now, line()));
+        }
+    }
+
+    pub(crate) fn told(&self) -> String {
+        self.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
+    }
+
+    /// Lets something happen after so many milliseconds.
+    pub(crate) fn soon(&mut self, delay: i64, event: Event) {
+        self.order += 1;
+        self.events.insert((self.now + delay, self.order), event);
+    }
+
+    /// Returns whether a fault of that likelihood strikes now.
+    pub(crate) fn fault(&mut self, percent: i64) -> bool {
+        self.rough && !self.calm && self.rng.chance(percent)
+    }
+
+    /// Lays out the run: who asks what, and what goes wrong when.
+    fn plan(&mut self) {
+        self.soon(0, Event::Start);
+        for n in 0..2 + self.rng.below(5) {
+            let client = Client::new(n, &mut self.rng, &self.agents);
+            self.clients.push(client);
+            let at = self.rng.range(10, 120_000);
+            self.soon(at, Event::Client { client: n, act: Act::Submit });
+            if self.rng.chance(12) {
+                let wait = self.rng.range(0, 60_000);
+                self.soon(at + wait, Event::Client { client: n, act: Act::Cancel });
+            }
+        }
+        for _ in 0..self.rng.below(5) {
+            let agent = self.rng.below(self.agents.len());
+            let at = self.rng.range(10, 200_000);
+            let act = [Human::Talk, Human::Talk, Human::Draft, Human::Interrupt][self.rng.below(4)];
+            self.soon(at, Event::Human { agent, act });
+        }
+        if self.rough {
+            for _ in 0..self.rng.below(5) {
+                let agent = self.rng.below(self.agents.len());
+                let at = self.rng.range(10, 200_000);
+                let event = match self.rng.below(7) {
+                    0 | 1 => Event::Dies { agent },
+                    2 => Event::Drop { agent },
+                    3 if self.agents.len() > 1 && self.rng.chance(25) => Event::Remove { agent },
+                    _ => Event::Crash { doom: Doom::random(&mut self.rng) },
+                };
+                self.soon(at, event);
+            }
+        }
+        self.soon(CALM, Event::Calm);
+    }
+
+    fn happen(&mut self, event: Event) -> Result<(), Violation> {
+        match event {
+            Event::Input { run, input } if run == self.run => self.deliver(input)?,
+            Event::Act { run, effect } if run == self.run => self.act(effect)?,
+            Event::Connect { run, agent } if run == self.run => self.connect(agent)?,
+            Event::Input { .. } | Event::Act { .. } | Event::Connect { .. } => {}
+            Event::Arrive { run, agent, id, attempt } => self.arrive(run, agent, &id, attempt)?,
+            Event::End { agent, turn, interrupted } => self.end_turn(agent, &turn, interrupted),
+            Event::Human { agent, act } => self.human(agent, act)?,
+            Event::Dies { agent } => self.dies(agent),
+            Event::Back { agent } => {
+                self.agents[agent].alive = true;
+                self.soon(20, Event::Connect { run: self.run, agent });
+            }
+            Event::Drop { agent } => self.drop_link(agent),
+            Event::Remove { agent } => {
+                self.agents[agent].configured = false;
+                self.agents[agent].linked = false;
+                let input = Input::Configure(self.configuration());
+                self.soon(0, Event::Input { run: self.run, input });
+            }
+            Event::Client { client, act } => self.client(client, act),
+            Event::Crash { doom: None } => self.crash(),
+            Event::Crash { doom } => self.doom = doom.filter(|_| !self.calm),
+            Event::Start => self.start()?,
+            Event::Calm => self.come_to_rest()?,
+        }
+        Ok(())
+    }
+
+    /// From now on nothing goes wrong any more: humans clear up, the dead come back, connections are made anew.
+    fn come_to_rest(&mut self) -> Result<(), Violation> {
+        self.calm = true;
+        self.doom = None;
+        for agent in 0..self.agents.len() {
+            if self.agents[agent].draft != Draft::Empty {
+                self.human(agent, Human::Finish)?;
+            }
+            if self.agents[agent].alive {
+                self.drop_link(agent);
+            } else {
+                self.soon(10, Event::Back { agent });
+            }
+        }
+        Ok(())
+    }
+
+    fn human(&mut self, agent: usize, act: Human) -> Result<(), Violation> {
+        let run = self.run;
+        let it = &mut self.agents[agent];
+        if !it.alive {
+            return Ok(());
+        }
+        match act {
+            Human::Talk => match it.history.last_mut().filter(|turn| turn.end.is_none()) {
+                Some(turn) => {
+                    if let Some(id) = turn.request.clone() {
+                        turn.mixed = true;
+                        let turn = turn.name.clone();
+                        self.evidence(agent, Input::Consumed { id, turn, source: "record".into(), mixed: true });
+                    }
+                }
+                None if it.draft == Draft::Empty => return self.begin_turn(agent, None),
+                None => {}
+            },
+            Human::Draft if it.draft == Draft::Empty => {
+                it.draft = Draft::Human;
+                self.report_presence(agent);
+                let wait = self.rng.range(500, 60_000);
+                self.soon(wait, Event::Human { agent, act: Human::Finish });
+            }
+            Human::Draft => {}
+            Human::Finish if it.running().is_some() && it.draft != Draft::Empty => {
+                self.soon(3_000, Event::Human { agent, act: Human::Finish });
+            }
+            Human::Finish => {
+                let draft = std::mem::replace(&mut it.draft, Draft::Empty);
+                let send = self.rng.chance(60);
+                match draft {
+                    Draft::Human if send => return self.begin_turn(agent, None),
+                    Draft::Ours(id) if send => return self.begin_turn(agent, Some(id)),
+                    Draft::Human | Draft::Ours(_) => self.report_presence(agent),
+                    Draft::Empty => {}
+                }
+            }
+            Human::Interrupt => {
+                if let Some(turn) = it.running().map(|turn| turn.name.clone()) {
+                    self.say(|| format!("  the human interrupts {turn} (run {run})"));
+                    self.end_turn(agent, &turn, true);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a turn: the one place where a delivery is truly taken.
+    pub(crate) fn begin_turn(&mut self, agent: usize, request: Option<RequestId>) -> Result<(), Violation> {
+        let it = &mut self.agents[agent];
+        let name = format!("{}-t{}", it.name, it.history.len() + 1);
+        it.history.push(crate::agents::Turn { name: name.clone(), request: request.clone(), mixed: false, end: None });
+        self.report_presence(agent);
+        let lasts = if self.rng.chance(20) { self.rng.range(30_000, 90_000) } else { self.rng.range(100, 20_000) };
+        self.soon(lasts, Event::End { agent, turn: name.clone(), interrupted: false });
+        let Some(id) = request else { return Ok(()) };
+        self.take(agent, &id)?;
+        self.evidence(
+            agent,
+            Input::Consumed { id: id.clone(), turn: name.clone(), source: "record".into(), mixed: false },
+        );
+        if self.fault(5) && self.agents[agent].rung != Rung::Joined {
+            // It falls quiet for so long that the transport gives its end up.
+            let partial = partial(&name, Some(&id));
+            let end = TurnEnd::Quiet { partial };
+            let input = Input::TurnEnded { id, turn: name, end, by: EndedBy::Quiet };
+            self.soon(lasts / 2, Event::Input { run: self.run, input });
+        }
+        Ok(())
+    }
+
+    /// Counts a delivery as taken (promise P2).
+    pub(crate) fn take(&mut self, agent: usize, id: &RequestId) -> Result<(), Violation> {
+        let it = &mut self.agents[agent];
+        let count = it.taken.entry(id.clone()).or_default();
+        *count += 1;
+        if *count > 1 {
+            return Err(Violation::new("P2", format!("{} took {id} {count} times", it.name)));
+        }
+        Ok(())
+    }
+
+    fn end_turn(&mut self, agent: usize, name: &str, interrupted: bool) {
+        let dice = self.rng.range(0, 100);
+        let it = &mut self.agents[agent];
+        let Some(turn) = it.history.last_mut().filter(|turn| turn.end.is_none() && turn.name == name) else {
+            return;
+        };
+        let partial = partial(name, turn.request.as_ref());
+        let end = match dice {
+            _ if interrupted => TurnEnd::Interrupted { partial },
+            0..5 => TurnEnd::Interrupted { partial },
+            5..10 => TurnEnd::Failed { reason: Failure::RateLimit, message: "429".into(), partial },
+            10..15 => TurnEnd::Completed { reply: String::new() },
+            _ => TurnEnd::Completed { reply: answer(name, turn.request.as_ref()) },
+        };
+        turn.end = Some(end.clone());
+        let request = turn.request.clone();
+        let offered = it.offered.clone();
+        self.report_presence(agent);
+        if let Some(id) = request {
+            self.evidence(agent, Input::TurnEnded { id, turn: name.to_owned(), end, by: EndedBy::Record });
+        } else if let Some(id) = offered.filter(|_| self.fault(40)) {
+            // A hook that cannot tell whose turn it was: the turn's id must tell.
+            self.evidence(agent, Input::TurnEnded { id, turn: name.to_owned(), end, by: EndedBy::Hook });
+        }
+    }
+
+    fn dies(&mut self, agent: usize) {
+        let it = &mut self.agents[agent];
+        if !it.alive || self.calm {
+            return;
+        }
+        it.alive = false;
+        it.inbound = None;
+        it.draft = Draft::Empty;
+        let mut evidence = None;
+        if let Some(turn) = it.history.last_mut().filter(|turn| turn.end.is_none()) {
+            let partial = partial(&turn.name, turn.request.as_ref());
+            let end = TurnEnd::Failed { reason: Failure::AgentGone, message: "killed".into(), partial };
+            turn.end = Some(end.clone());
+            evidence = turn.request.clone().map(|id| (id, turn.name.clone(), end));
+        }
+        if let Some((id, turn, end)) = evidence.filter(|_| self.rng.chance(50)) {
+            self.evidence(agent, Input::TurnEnded { id, turn, end, by: EndedBy::Record });
+        }
+        if self.agents[agent].linked {
+            let gone = Input::Gone { agent: self.agents[agent].name.clone(), why: "killed".into() };
+            self.in_order(agent, gone);
+        }
+        self.agents[agent].linked = false;
+        let away = self.rng.range(1_000, 40_000);
+        self.soon(away, Event::Back { agent });
+    }
+
+    fn drop_link(&mut self, agent: usize) {
+        if !self.agents[agent].linked {
+            return;
+        }
+        if self.rng.chance(50) {
+            let name = self.agents[agent].name.clone();
+            let presence = Presence::Starting { why: "reconnecting".into() };
+            self.in_order(agent, Input::Presence { agent: name, presence });
+        }
+        self.agents[agent].linked = false;
+        let away = self.rng.range(50, 3_000);
+        self.soon(away, Event::Connect { run: self.run, agent });
+    }
+}

@@ -1,0 +1,268 @@
+//! The engine's thread: it owns the state and the store, and for each batch of inputs it commits, acts, tells.
+//!
+//! It never awaits and never waits for the world. When a commit fails, the batch has not happened: its
+//! callers are refused, and the state is read back from the store.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use anyhow::Context as _;
+use ccb_core::id::RequestId;
+use ccb_core::request::{Evidence, Kind, Request};
+use ccb_core::state::{Policy, State};
+use ccb_core::step::{self, Effect, Input, Verdict};
+use ccb_core::time::Time;
+use ccb_core::wire::{Code, Refusal};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
+
+use crate::clock::Clock;
+use crate::store::Store;
+
+/// The most inputs that one commit takes together.
+const BATCH: usize = 256;
+
+/// Who waits for what becomes of one input.
+type Waiter = oneshot::Sender<Result<Verdict, Refusal>>;
+
+/// A look at the engine between two commits.
+pub(crate) struct View<'a> {
+    /// The state.
+    pub(crate) state: &'a State,
+    /// The store.
+    pub(crate) store: &'a mut Store,
+    /// Now.
+    pub(crate) now: Time,
+}
+
+enum Message {
+    Input(Input, Option<Waiter>),
+    Look(Box<dyn FnOnce(View<'_>) + Send>),
+    Follow(RequestId, UnboundedSender<Request>),
+    Stop(oneshot::Sender<()>),
+}
+
+/// A handle to the engine. Everything sent to it is handled in the order of sending.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    inbox: mpsc::Sender<Message>,
+}
+
+/// Where the engine's effects and news go, after the commit.
+pub(crate) struct Outlets {
+    /// What transports and timers are to do.
+    pub(crate) effects: UnboundedSender<Effect>,
+    /// Requests that have just changed.
+    pub(crate) news: UnboundedSender<Request>,
+}
+
+impl Engine {
+    /// Restores the state from `store` and starts the thread.
+    pub(crate) fn start(store: Store, policy: Policy, clock: Clock, outlets: Outlets) -> anyhow::Result<Self> {
+        let (inbox, outbox) = mpsc::channel();
+        let mut work = Work { state: restore(&store, policy)?, store, clock, outlets, followers: BTreeMap::new() };
+        for effect in step::wake(&work.state) {
+            work.outlets.effects.send(effect).ok();
+        }
+        std::thread::Builder::new()
+            .name("engine".into())
+            .spawn(move || work.run(&outbox))
+            .context("cannot start the engine's thread")?;
+        Ok(Self { inbox })
+    }
+
+    /// Hands an input in; nobody waits for it.
+    pub(crate) fn tell(&self, input: Input) {
+        self.inbox.send(Message::Input(input, None)).ok();
+    }
+
+    /// Hands an input in and waits until it is committed.
+    pub(crate) async fn submit(&self, input: Input) -> Result<Verdict, Refusal> {
+        let (waiter, answer) = oneshot::channel();
+        self.inbox.send(Message::Input(input, Some(waiter))).ok();
+        answer.await.unwrap_or_else(|_| Err(stopping()))
+    }
+
+    /// Looks at state and store.
+    pub(crate) async fn look<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(View<'_>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (tx, answer) = oneshot::channel();
+        let look = Box::new(move |view: View<'_>| drop(tx.send(look(view))));
+        self.inbox.send(Message::Look(look)).ok();
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Sends the request as it is now (if it exists) and each time it changes.
+    pub(crate) fn follow(&self, id: RequestId, to: UnboundedSender<Request>) {
+        self.inbox.send(Message::Follow(id, to)).ok();
+    }
+
+    /// Stops after all that was handed in before.
+    pub(crate) async fn stop(&self) {
+        let (tx, stopped) = oneshot::channel();
+        self.inbox.send(Message::Stop(tx)).ok();
+        stopped.await.ok();
+    }
+}
+
+fn stopping() -> Refusal {
+    Refusal::new(Code::Internal, "askd is stopping")
+}
+
+fn restore(store: &Store, policy: Policy) -> anyhow::Result<State> {
+    let (seq, _) = store.horizon()?;
+    Ok(State::restore(store.open_requests()?, seq + 1, policy))
+}
+
+struct Work {
+    state: State,
+    store: Store,
+    clock: Clock,
+    outlets: Outlets,
+    followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
+}
+
+/// What a batch has brought about, before its commit.
+#[derive(Default)]
+struct Batch {
+    saves: BTreeMap<RequestId, Request>,
+    notes: Vec<(RequestId, Evidence)>,
+    effects: Vec<Effect>,
+    answers: Vec<(Waiter, Verdict)>,
+}
+
+impl Work {
+    fn run(&mut self, outbox: &mpsc::Receiver<Message>) {
+        while let Ok(first) = outbox.recv() {
+            let mut batch = Batch::default();
+            let mut next = Some(first);
+            let mut taken = 0;
+            while let Some(message) = next {
+                match message {
+                    Message::Input(input, waiter) => self.take(&mut batch, input, waiter),
+                    Message::Look(look) => {
+                        self.finish(std::mem::take(&mut batch));
+                        look(View { state: &self.state, store: &mut self.store, now: self.clock.now() });
+                    }
+                    Message::Follow(id, to) => {
+                        self.finish(std::mem::take(&mut batch));
+                        self.follow(id, to);
+                    }
+                    Message::Stop(stopped) => {
+                        self.finish(std::mem::take(&mut batch));
+                        stopped.send(()).ok();
+                        return;
+                    }
+                }
+                taken += 1;
+                next = if taken < BATCH { outbox.try_recv().ok() } else { None };
+            }
+            self.finish(batch);
+        }
+    }
+
+    fn take(&mut self, batch: &mut Batch, input: Input, waiter: Option<Waiter>) {
+        if let Some(id) = input.request()
+            && let Err(error) = self.load(id)
+        {
+            refuse(waiter, &error);
+            return;
+        }
+        let done = step::step(&mut self.state, input, self.clock.now());
+        batch.saves.extend(done.saves.into_iter().map(|request| (request.id.clone(), request)));
+        batch.notes.extend(done.notes);
+        batch.effects.extend(done.effects);
+        batch.answers.extend(waiter.map(|waiter| (waiter, done.verdict)));
+    }
+
+    /// Brings a settled request back into the state: a late truth, or a repeated call, speaks of it.
+    fn load(&mut self, id: &RequestId) -> anyhow::Result<()> {
+        if self.state.requests.contains_key(id) {
+            return Ok(());
+        }
+        let Some(request) = self.store.request(id)? else { return Ok(()) };
+        let of = match &request.kind {
+            Kind::Notice { of } => Some(of.clone()),
+            Kind::Ask => None,
+        };
+        self.state.requests.insert(id.clone(), request);
+        of.map_or(Ok(()), |of| self.load(&of))
+    }
+
+    fn finish(&mut self, batch: Batch) {
+        let saves: Vec<Request> = batch.saves.into_values().collect();
+        if !saves.is_empty() || !batch.notes.is_empty() {
+            crate::failpoint::hit_blocking("engine.before-commit");
+            if let Err(error) = self.store.commit(&saves, &batch.notes) {
+                self.commit_failed(&error, batch.answers);
+                return;
+            }
+            crate::failpoint::hit_blocking("engine.committed");
+        }
+        for effect in batch.effects {
+            self.outlets.effects.send(effect).ok();
+        }
+        for (waiter, verdict) in batch.answers {
+            waiter.send(Ok(verdict)).ok();
+        }
+        for request in saves {
+            self.publish(&request);
+            self.state.forget_settled(&request.id);
+        }
+    }
+
+    fn publish(&mut self, request: &Request) {
+        if let Some(followers) = self.followers.get_mut(&request.id) {
+            followers.retain(|follower| follower.send(request.clone()).is_ok());
+            if followers.is_empty() || request.is_settled() {
+                self.followers.remove(&request.id);
+            }
+        }
+        self.outlets.news.send(request.clone()).ok();
+    }
+
+    fn follow(&mut self, id: RequestId, to: UnboundedSender<Request>) {
+        let known = self.state.requests.get(&id).cloned().or_else(|| self.store.request(&id).ok().flatten());
+        let Some(request) = known else { return };
+        let settled = request.is_settled();
+        if to.send(request).is_ok() && !settled {
+            self.followers.entry(id).or_default().push(to);
+        }
+    }
+
+    /// Nothing of the batch has happened: what it changed in memory is read back from the store.
+    fn commit_failed(&mut self, error: &anyhow::Error, answers: Vec<(Waiter, Verdict)>) {
+        log(&format!("a commit failed, nothing of it was done: {error:#}"));
+        for (waiter, _) in answers {
+            refuse(Some(waiter), error);
+        }
+        let Ok(mut state) = restore(&self.store, self.state.policy.clone()) else { return };
+        for (name, agent) in &self.state.agents {
+            let kept = state.agents.entry(name.clone()).or_insert_with(|| ccb_core::state::Agent {
+                current: None,
+                queue: std::collections::VecDeque::new(),
+                ..agent.clone()
+            });
+            kept.provider.clone_from(&agent.provider);
+            kept.presence = agent.presence.clone();
+        }
+        state.waiting = std::mem::take(&mut self.state.waiting);
+        self.state = state;
+    }
+}
+
+fn refuse(waiter: Option<Waiter>, error: &anyhow::Error) {
+    let Some(waiter) = waiter else { return };
+    let refusal = Refusal::new(Code::Store, format!("the request cannot be kept: {error:#}"))
+        .hint("nothing was accepted; see `ccb status`, free the disk, and ask again");
+    waiter.send(Err(refusal)).ok();
+}
+
+/// Writes a line into the log, which is the worker's standard error.
+pub(crate) fn log(line: &str) {
+    use std::io::Write as _;
+    let at = crate::clock::wall();
+    writeln!(std::io::stderr(), "{at} {line}").ok();
+}

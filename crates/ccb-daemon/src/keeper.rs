@@ -1,0 +1,441 @@
+//! The keeper: starts, reaps, pings and restarts the worker. It holds no request and decides nothing else.
+//!
+//! It sleeps in `poll` until the worker ends, a signal comes, or the next ping is due.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use ccb_core::home::{Home, file};
+use ccb_core::settings::watchdog_interval;
+use ccb_core::wire::{self, Call as _};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::engine::log;
+use crate::files::Files;
+use crate::lock::Lock;
+use crate::process::Identity;
+
+/// How many pings in a row may stay without an answer.
+const MISSES: u32 = 3;
+
+/// A worker that lived shorter than this counts for the breaker.
+const SHORT_LIFE: Duration = Duration::from_secs(5);
+
+/// How many short-lived workers in a row are enough.
+const BREAKER: u32 = 5;
+
+/// How long a worker has to end after TERM.
+const MERCY: Duration = Duration::from_secs(2);
+
+/// How long a worker may take to say that it serves.
+const START: Duration = Duration::from_secs(20);
+
+/// The worker's exit code for "stopped in order; nothing is to be started again".
+pub(crate) const STOPPED: u8 = 0;
+
+/// Runs the keeper until the worker has stopped in order.
+pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
+    // A session of our own: the terminal of whoever started us does not end us. Refused if we lead one already.
+    rustix::process::setsid().ok();
+    let files = Files::open(home)?;
+    let Some(lock) = Lock::take(&files.path(file::KEEPER_LOCK))? else {
+        report("held");
+        return Ok(ExitCode::SUCCESS);
+    };
+    rustix::stdio::dup2_stderr(files.log()?)?;
+    let signals = Signals::new()?;
+    let mut keeper = Keeper { files, lock, signals, short_lives: 0, reported: false };
+    keeper.keep()
+}
+
+/// Tells whoever started us one line; nobody may be there to read it.
+fn report(line: &str) {
+    writeln!(std::io::stdout(), "{line}").ok();
+    std::io::stdout().flush().ok();
+}
+
+/// TERM, INT and HUP as a readable descriptor.
+struct Signals {
+    reading: UnixStream,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let (reading, writing) = UnixStream::pair()?;
+        for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT, signal_hook::consts::SIGHUP] {
+            signal_hook::low_level::pipe::register(signal, writing.try_clone()?)?;
+        }
+        Ok(Self { reading })
+    }
+}
+
+struct Keeper {
+    files: Files,
+    lock: Lock,
+    signals: Signals,
+    short_lives: u32,
+    reported: bool,
+}
+
+/// The worker as the keeper has it.
+struct Worker {
+    /// Ours to reap, or adopted from a keeper that died.
+    child: Option<Child>,
+    identity: Identity,
+    watch: OwnedFd,
+    wire: Option<Pings>,
+    born: Instant,
+}
+
+/// The connection over which the engine is pinged.
+struct Pings {
+    stream: UnixStream,
+    calls: u64,
+    /// Whether the last ping has no answer yet.
+    open: bool,
+}
+
+/// Why the keeper stopped waiting.
+enum Woken {
+    Ended,
+    Signal,
+    Pong,
+    Due,
+}
+
+impl Keeper {
+    fn keep(&mut self) -> anyhow::Result<ExitCode> {
+        loop {
+            let mut worker = match self.adopt()? {
+                Some(worker) => worker,
+                None => match self.start() {
+                    Ok(worker) => worker,
+                    Err(error) => {
+                        let code = self.count_short_life(&format!("{error:#}"));
+                        if let Some(code) = code {
+                            return Ok(code);
+                        }
+                        continue;
+                    }
+                },
+            };
+            self.say(&format!("ready {}", worker.identity.pid));
+            let stopping = self.watch(&mut worker)?;
+            let (cause, in_order) = self.bury(&mut worker);
+            if in_order || stopping {
+                return Ok(ExitCode::SUCCESS);
+            }
+            if worker.born.elapsed() < SHORT_LIFE {
+                if let Some(code) = self.count_short_life(&cause) {
+                    return Ok(code);
+                }
+            } else {
+                log(&format!("the worker (pid {}) ended: {cause}", worker.identity.pid));
+                self.short_lives = 0;
+            }
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        if !self.reported {
+            self.reported = true;
+            report(line);
+            // Nobody reads on: what a worker prints later must not end us.
+            if let Ok(null) = File::options().write(true).open("/dev/null") {
+                rustix::stdio::dup2_stdout(null).ok();
+            }
+        }
+    }
+
+    /// One more worker lived too short: waits a moment, or gives up with the cause told.
+    fn count_short_life(&mut self, cause: &str) -> Option<ExitCode> {
+        self.short_lives += 1;
+        log(&format!("short-lived worker {} of {BREAKER}: {cause}", self.short_lives));
+        if self.short_lives >= BREAKER {
+            self.say(&format!(
+                "error: askd ended {BREAKER} times within {} s; the last time: {cause}",
+                SHORT_LIFE.as_secs()
+            ));
+            return Some(ExitCode::FAILURE);
+        }
+        if self.short_lives > 1 {
+            let pause = Duration::from_millis(100 << self.short_lives.min(5)).min(Duration::from_secs(5));
+            if matches!(self.wait(None, Some(Instant::now() + pause)), Ok(Woken::Signal)) {
+                return Some(ExitCode::SUCCESS);
+            }
+        }
+        None
+    }
+
+    /// Returns the worker that a dead keeper left behind, if it still serves.
+    fn adopt(&self) -> anyhow::Result<Option<Worker>> {
+        let Ok(stream) = UnixStream::connect(self.files.socket(file::SOCKET)) else { return Ok(None) };
+        let peer = rustix::net::sockopt::socket_peercred(&stream)?;
+        let pid = u32::try_from(peer.pid.as_raw_nonzero().get())?;
+        let Some(identity) = Identity::of(pid).filter(|_| peer.uid == rustix::process::getuid()) else {
+            return Ok(None);
+        };
+        let Ok(watch) = identity.watch() else { return Ok(None) };
+        let wire = Pings::open(stream, &self.files)?;
+        log(&format!("adopted the worker with pid {pid}"));
+        Ok(Some(Worker { child: None, identity, watch, wire: Some(wire), born: Instant::now() }))
+    }
+
+    fn start(&self) -> anyhow::Result<Worker> {
+        let program = std::env::current_exe().context("where is askd?")?;
+        let mut child = Command::new(program)
+            .arg("--worker")
+            .arg("--project")
+            .arg(self.files.home().work_dir())
+            .env("CCB_RUN_DIR", self.files.home().root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(self.files.log()?)
+            .spawn()
+            .context("cannot start the worker")?;
+        let pid = child.id();
+        let said = first_line(&mut child);
+        if said != "ready" {
+            child.kill().ok();
+            let status = child.wait()?;
+            let said = if said.is_empty() { exit_words(status) } else { said.trim_start_matches("error: ").to_owned() };
+            self.write_last("crashed", pid, &said, status.code(), status.signal());
+            anyhow::bail!("{said}");
+        }
+        let identity = Identity::of(pid).context("the worker is gone")?;
+        let watch = identity.watch()?;
+        let stream = UnixStream::connect(self.files.socket(file::SOCKET))?;
+        let wire = Pings::open(stream, &self.files)?;
+        Ok(Worker { child: Some(child), identity, watch, wire: Some(wire), born: Instant::now() })
+    }
+
+    /// Watches until the worker has ended. True if the keeper itself is to end.
+    fn watch(&self, worker: &mut Worker) -> anyhow::Result<bool> {
+        let interval = watchdog_interval(std::env::var("CCB_WATCHDOG_INTERVAL_S").ok().as_deref());
+        let mut missed = 0;
+        let mut due = Instant::now() + interval;
+        let mut kill_at: Option<Instant> = None;
+        let mut stopping = false;
+        loop {
+            match self.wait(Some(worker), Some(kill_at.unwrap_or(due)))? {
+                Woken::Ended => return Ok(stopping),
+                Woken::Signal => {
+                    stopping = true;
+                    worker.identity.signal(Signal::TERM)?;
+                    kill_at.get_or_insert(Instant::now() + MERCY);
+                }
+                Woken::Pong => {
+                    if worker.wire.as_mut().is_some_and(|wire| wire.read_pong().is_none()) {
+                        worker.wire = None;
+                    } else {
+                        missed = 0;
+                    }
+                }
+                Woken::Due if kill_at.is_some() => {
+                    worker.identity.signal(Signal::KILL)?;
+                    kill_at = Some(Instant::now() + MERCY);
+                }
+                Woken::Due => {
+                    let open = worker.wire.as_ref().is_none_or(|wire| wire.open);
+                    if open {
+                        missed += 1;
+                    }
+                    if missed >= MISSES {
+                        log(&format!(
+                            "the worker (pid {}) did not answer {MISSES} pings: it is ended",
+                            worker.identity.pid
+                        ));
+                        worker.identity.signal(Signal::TERM)?;
+                        kill_at = Some(Instant::now() + MERCY);
+                    } else if !self.lock.is_ours() {
+                        // Our lock was deleted: another keeper may hold the new one, and it will adopt the worker.
+                        log("the keeper's lock was deleted; leaving the worker to the next keeper");
+                        return Ok(true);
+                    } else {
+                        self.ping(worker);
+                    }
+                    due = Instant::now() + interval;
+                }
+            }
+        }
+    }
+
+    fn ping(&self, worker: &mut Worker) {
+        if worker.wire.is_none() {
+            let stream = UnixStream::connect(self.files.socket(file::SOCKET)).ok();
+            worker.wire = stream.and_then(|stream| Pings::open(stream, &self.files).ok());
+        }
+        if let Some(wire) = worker.wire.as_mut().filter(|wire| !wire.open)
+            && wire.ping().is_err()
+        {
+            worker.wire = None;
+        }
+    }
+
+    /// Sleeps until the worker ends, a signal or an answer comes, or that moment.
+    fn wait(&self, worker: Option<&Worker>, until: Option<Instant>) -> anyhow::Result<Woken> {
+        let mut fds = vec![PollFd::new(&self.signals.reading, PollFlags::IN)];
+        if let Some(worker) = worker {
+            fds.push(PollFd::from_borrowed_fd(worker.watch.as_fd(), PollFlags::IN));
+            if let Some(wire) = &worker.wire {
+                fds.push(PollFd::new(&wire.stream, PollFlags::IN));
+            }
+        }
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = timeout.map(|t| rustix::event::Timespec {
+            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: t.subsec_nanos().into(),
+        });
+        match poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
+        Ok(match ready[..] {
+            [_, true, ..] => Woken::Ended,
+            [true, ..] => {
+                (&self.signals.reading).read_exact(&mut [0]).ok();
+                Woken::Signal
+            }
+            [_, _, true] => Woken::Pong,
+            _ => Woken::Due,
+        })
+    }
+
+    /// Reaps the worker and writes down how it ended. True if it stopped in order.
+    fn bury(&self, worker: &mut Worker) -> (String, bool) {
+        let pid = worker.identity.pid;
+        let Some(child) = &mut worker.child else {
+            let last = self.last();
+            let in_order = last["status"] == "stopped" && last["pid"] == pid;
+            if !in_order {
+                self.write_last(
+                    "crashed",
+                    pid,
+                    "ended; how is not known, since its own keeper had died before",
+                    None,
+                    None,
+                );
+            }
+            return ("how is not known".into(), in_order);
+        };
+        let Ok(status) = child.wait() else { return ("cannot be told".into(), false) };
+        if status.code() == Some(STOPPED.into()) {
+            return ("stopped".into(), true);
+        }
+        let panic = std::fs::read_to_string(self.files.path("run/panic")).ok();
+        crate::files::remove_if_there(&self.files.path("run/panic")).ok();
+        let cause = match panic {
+            Some(panic) => format!("panicked: {}", panic.trim()),
+            None => exit_words(status),
+        };
+        self.write_last("crashed", pid, &cause, status.code(), status.signal());
+        (cause, false)
+    }
+
+    fn last(&self) -> Value {
+        let text = std::fs::read_to_string(self.files.path(file::LAST)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
+    }
+
+    fn write_last(&self, status: &str, pid: u32, reason: &str, code: Option<i32>, signal: Option<i32>) {
+        let mut last = self.last();
+        if !last.is_object() {
+            last = json!({});
+        }
+        for (key, value) in [
+            ("status", json!(status)),
+            ("pid", json!(pid)),
+            ("stopped_at", json!(crate::clock::wall())),
+            ("exit_reason", json!(reason)),
+            ("exit_code", json!(code)),
+            ("signal", json!(signal)),
+        ] {
+            last[key] = value;
+        }
+        if let Err(error) = self.files.write(file::LAST, &format!("{last}\n")) {
+            log(&format!("the worker's end could not be written down: {error}"));
+        }
+    }
+}
+
+impl Pings {
+    fn open(stream: UnixStream, files: &Files) -> anyhow::Result<Self> {
+        stream.set_write_timeout(Some(Duration::from_secs(1)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        let mut pings = Self { stream, calls: 0, open: false };
+        let hello = wire::Hello {
+            protocol: wire::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            project: files.home().project().into(),
+            role: "keeper".into(),
+        };
+        pings.stream.write_all(wire::call_line(0, &hello).as_bytes())?;
+        pings.read_pong();
+        Ok(pings)
+    }
+
+    fn ping(&mut self) -> std::io::Result<()> {
+        self.calls += 1;
+        self.open = true;
+        debug_assert_eq!(wire::Ping::METHOD, "ping");
+        self.stream.write_all(wire::call_line(self.calls, &wire::Ping {}).as_bytes())
+    }
+
+    /// Reads one answer; none if the connection is over or nothing whole comes in time.
+    fn read_pong(&mut self) -> Option<()> {
+        // One answer a call and one call at a time: nothing is left in the reader's buffer.
+        let mut line = String::new();
+        let read = BufReader::new(&self.stream).read_line(&mut line).ok()?;
+        self.open = false;
+        (read > 0).then_some(())
+    }
+}
+
+/// Reads the worker's first line, for as long as a start may take.
+fn first_line(child: &mut Child) -> String {
+    let Some(mut stdout) = child.stdout.take() else { return String::new() };
+    let until = Instant::now() + START;
+    let mut said = Vec::new();
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let timeout = rustix::event::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
+            tv_nsec: left.subsec_nanos().into(),
+        };
+        let mut fds = [PollFd::new(&stdout, PollFlags::IN)];
+        let ready = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let mut byte = [0];
+        if ready == 0 || stdout.read(&mut byte).unwrap_or(0) == 0 || byte[0] == b'\n' {
+            return String::from_utf8_lossy(&said).trim().to_owned();
+        }
+        said.push(byte[0]);
+    }
+}
+
+fn exit_words(status: std::process::ExitStatus) -> String {
+    match (status.signal(), status.code()) {
+        (Some(signal), _) => format!("killed by signal {signal} ({})", signal_name(signal)),
+        (None, Some(code)) => format!("exit code {code}"),
+        (None, None) => "ended in an unknown way".into(),
+    }
+}
+
+fn signal_name(signal: i32) -> &'static str {
+    match signal {
+        6 => "ABRT",
+        7 => "BUS",
+        9 => "KILL: by somebody, or the system was out of memory",
+        11 => "SEGV",
+        15 => "TERM",
+        _ => "see signal(7)",
+    }
+}

@@ -1,0 +1,684 @@
+//! Starting and ending agents: panes, launch specifications, and what becomes of a pane that dies.
+//!
+//! What was mounted is kept in the store and in a private file, so that an agent comes back after any death
+//! but the one that a human wanted.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ccb_core::config::{self, AgentConfig, Config};
+use ccb_core::home::file;
+use ccb_core::id::{AgentName, nearest};
+use ccb_core::provider::{Provider, Rung};
+use ccb_core::state::Presence;
+use ccb_core::step::Input;
+use ccb_core::wire::{Attach, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, ServerSpec};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use crate::agents::{Agents, Runner, Slot};
+use crate::engine::{Engine, log};
+use crate::files::Files;
+use crate::process::Identity;
+use crate::tmux::{self, Server, Side};
+use crate::transport::{Line, Task, codex, watched};
+
+/// The session's name in a tmux server of our own.
+const SESSION: &str = "ccb";
+
+/// The size of a session that nobody is attached to.
+const SIZE: (u16, u16) = (200, 50);
+
+/// How soon (s) after its start an agent's pane must die, how often, before it is left dead.
+const SHORT_LIFE: Duration = Duration::from_secs(10);
+const BREAKER: usize = 5;
+
+/// The store's key for what is mounted.
+const KEY: &str = "mount";
+
+/// The home's file with the agents' environment.
+const ENVIRONMENT: &str = "run/environment.json";
+
+/// What is mounted, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Kept {
+    agents: Vec<AgentConfig>,
+    host: Host,
+    auto: bool,
+    /// The agents that are to run, and the process that ran each in its pane.
+    running: BTreeMap<AgentName, Identity>,
+}
+
+/// Starts and ends agents.
+pub(crate) struct Mounts {
+    files: Arc<Files>,
+    engine: Engine,
+    agents: Agents,
+    kept: tokio::sync::Mutex<Kept>,
+    /// When each agent's pane was last started, for the breaker.
+    starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
+}
+
+impl Mounts {
+    /// Returns mounts with nothing in them.
+    pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents) -> Self {
+        let kept = Kept { agents: Vec::new(), host: Host::Own, auto: false, running: BTreeMap::new() };
+        Self { files, engine, agents, kept: tokio::sync::Mutex::new(kept), starts: std::sync::Mutex::default() }
+    }
+
+    /// Brings back what an earlier worker had mounted: living panes come by themselves, dead ones are made anew.
+    pub(crate) async fn recover(self: &Arc<Self>) {
+        let stored = self.engine.look(|view| view.store.meta(KEY).ok().flatten()).await.ok().flatten();
+        if let Some(kept) = stored.and_then(|text| serde_json::from_str::<Kept>(&text).ok()) {
+            *self.kept.lock().await = kept;
+        }
+        if let Err(refusal) = self.configure().await {
+            log(&format!("the configuration cannot be used now: {}", refusal.message));
+        }
+        let running = self.kept.lock().await.running.clone();
+        for (agent, runner) in running {
+            self.presence(&agent, Presence::Starting { why: "askd has just started; its pane reports soon".into() });
+            if let Some(identity) = Some(runner).filter(Identity::is_alive) {
+                self.await_return(agent, identity);
+            } else {
+                let mounts = self.clone();
+                tokio::spawn(async move { mounts.respawn(&agent, "its pane died while askd was away").await });
+            }
+        }
+    }
+
+    /// Waits until a living runner of an earlier worker has reported again or has died.
+    fn await_return(self: &Arc<Self>, agent: AgentName, identity: Identity) {
+        let mounts = self.clone();
+        tokio::spawn(async move {
+            watch(&identity).await;
+            let reported = mounts.agents.lock().get(&agent).is_some_and(|slot| slot.runner.is_some());
+            if !reported {
+                mounts.respawn(&agent, "its pane died before it reported to the new askd").await;
+            }
+        });
+    }
+
+    fn presence(&self, agent: &AgentName, presence: Presence) {
+        self.engine.tell(Input::Presence { agent: agent.clone(), presence });
+    }
+
+    /// Reads the project's configuration. What needs trust and has none is refused.
+    fn read_config(&self) -> Result<Config, Refusal> {
+        let path = self.files.home().work_dir().join(".ccb/ccb.config");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
+            Err(error) => return Err(Refusal::new(Code::Config, format!("cannot read `{}`: {error}", path.display()))),
+        };
+        let config = config::parse(".ccb/ccb.config", &text).map_err(|e| Refusal::new(Code::Config, e.to_string()))?;
+        if config.agents.iter().any(AgentConfig::needs_trust) && !self.trusted(&config::trust_hash(&text)) {
+            let message = "`.ccb/ccb.config` names commands that have not been trusted";
+            return Err(Refusal::new(Code::Config, message).hint("look at what would run and allow it: ccb trust"));
+        }
+        Ok(config)
+    }
+
+    fn trusted(&self, hash: &str) -> bool {
+        let text = std::fs::read_to_string(self.files.path(file::TRUST)).unwrap_or_default();
+        let trust: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        trust["hashes"].as_array().is_some_and(|hashes| hashes.iter().any(|known| known == hash))
+    }
+
+    /// Takes the configured and the mounted agents into the table and into the engine.
+    async fn configure(&self) -> Result<(), Refusal> {
+        let config = self.read_config()?;
+        let mut all = config.agents;
+        for agent in &self.kept.lock().await.agents {
+            if !all.iter().any(|known| known.name == agent.name) {
+                all.push(agent.clone());
+            }
+        }
+        {
+            let mut table = self.agents.lock();
+            for config in &all {
+                let rung = rung_of(config);
+                match table.get_mut(&config.name) {
+                    Some(slot) if slot.runner.is_some() => {}
+                    Some(slot) => slot.config = config.clone(),
+                    None => {
+                        let slot =
+                            Slot { config: config.clone(), rung, tasks: None, runner: None, tui: None, error: None };
+                        table.insert(config.name.clone(), slot);
+                    }
+                }
+            }
+        }
+        let known: Vec<(AgentName, String)> = self
+            .agents
+            .lock()
+            .values()
+            .map(|s| (s.config.name.clone(), s.config.provider.row().display.into()))
+            .collect();
+        // Agents with open requests stay known, configured or not: nothing is lost by editing a file.
+        let open = self.engine.look(|view| view.state.agents.keys().cloned().collect::<Vec<_>>()).await?;
+        let others = open
+            .into_iter()
+            .filter(|name| !known.iter().any(|(k, _)| k == name))
+            .map(|name| (name.clone(), name.to_string()));
+        let agents = known.iter().cloned().chain(others).collect();
+        self.engine.submit(Input::Configure(agents)).await?;
+        Ok(())
+    }
+
+    /// Starts the agents that are wanted and do not run yet.
+    pub(crate) async fn mount(self: &Arc<Self>, call: Mount) -> Result<Mounted, Refusal> {
+        let config = self.read_config()?;
+        let wanted = self.wanted(&call.agents, &config).await?;
+        for agent in &wanted {
+            self.check(agent, &call.env).await?;
+        }
+        crate::files::write_atomic(&self.files.path(ENVIRONMENT), to_json(&call.env).as_bytes())
+            .map_err(|error| Refusal::new(Code::Store, format!("cannot keep the agents' environment: {error}")))?;
+        {
+            let mut kept = self.kept.lock().await;
+            for agent in &wanted {
+                kept.agents.retain(|known| known.name != agent.name);
+                kept.agents.push(agent.clone());
+            }
+            if !self.alive() {
+                kept.host = call.host;
+            }
+            kept.auto = call.auto;
+        }
+        self.configure().await?;
+        let mut mounted = Mounted { attach: None, started: Vec::new(), running: Vec::new(), notes: Vec::new() };
+        for agent in wanted {
+            if self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some()) {
+                mounted.running.push(agent.name);
+                continue;
+            }
+            if !call.resume {
+                self.agents.set_session(&agent.name, "").await;
+            }
+            self.open_pane(&agent.name).await?;
+            mounted.started.push(agent.name);
+        }
+        mounted.attach = self.attach().await;
+        Ok(mounted)
+    }
+
+    async fn wanted(&self, words: &[String], config: &Config) -> Result<Vec<AgentConfig>, Refusal> {
+        if words.is_empty() {
+            let mut all = config.agents.clone();
+            if all.is_empty() {
+                all.clone_from(&self.kept.lock().await.agents);
+            }
+            if all.is_empty() {
+                let refusal = Refusal::new(Code::Config, "no agents are configured for this project");
+                return Err(refusal.hint("name them: `ccb codex`, or write `codex` into .ccb/ccb.config"));
+            }
+            return Ok(all);
+        }
+        let mut wanted: Vec<AgentConfig> = Vec::new();
+        for word in words {
+            let configured = config.agents.iter().find(|agent| agent.name.as_str().eq_ignore_ascii_case(word));
+            let agent = match configured {
+                Some(agent) => agent.clone(),
+                None => AgentConfig::word(word).map_err(|what| {
+                    let names = config.agents.iter().map(|agent| agent.name.as_str());
+                    let refusal = Refusal::new(Code::UnknownAgent, what);
+                    match nearest(word, names) {
+                        Some(near) => refusal.hint(format!("did you mean the configured agent `{near}`?")),
+                        None => refusal,
+                    }
+                })?,
+            };
+            if !wanted.iter().any(|known| known.name == agent.name) {
+                wanted.push(agent);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// Refuses an agent that cannot be driven, before anything is started.
+    async fn check(&self, agent: &AgentConfig, env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let row = agent.provider.row();
+        let refuse = |message: String| Refusal::new(Code::Launch, message);
+        match rung_of(agent).0 {
+            Rung::Hooked => Err(refuse(format!("{}: the hooked rung is not available in this version", agent.name))),
+            Rung::Watched if agent.command.is_none() => {
+                let message = format!("{} cannot be driven by this version of ccb yet", row.display);
+                Err(refuse(message)
+                    .hint("Codex can (`ccb codex`), and so can a configured `command` with a transcript"))
+            }
+            Rung::Watched if agent.transcript.is_none() => Err(refuse(format!(
+                "agent `{}` has a command but no `transcript`: there would be no way to know its answers",
+                agent.name
+            ))
+            .hint("name the file that it writes: transcript = \"…\"")),
+            Rung::Watched => self.program(agent, env).map(drop),
+            Rung::Joined if agent.provider != Provider::Codex => {
+                Err(refuse(format!("{} cannot be joined by this version of ccb", row.display)))
+            }
+            Rung::Joined => self.check_codex(&self.program(agent, env)?, env).await,
+        }
+    }
+
+    /// Returns the agent's program, found on the PATH of its environment.
+    fn program(&self, agent: &AgentConfig, env: &BTreeMap<String, String>) -> Result<PathBuf, Refusal> {
+        let row = agent.provider.row();
+        let word = agent.command.as_deref().unwrap_or(row.program);
+        let path = env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
+        find_program(word, path, self.files.home().work_dir()).ok_or_else(|| match agent.command {
+            Some(_) => Refusal::new(Code::Launch, format!("agent `{}`: there is no program `{word}`", agent.name)),
+            None => {
+                Refusal::new(Code::Launch, format!("{} CLI is not installed: no `{word}` on the PATH", row.display))
+                    .hint(format!("install it: {}", row.install))
+            }
+        })
+    }
+
+    /// Asks the installed Codex whether its app-server can be joined. The answer is kept for that very file.
+    async fn check_codex(&self, program: &Path, env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        let stamp = std::fs::metadata(program)
+            .map(|data| format!("probe.{}:{}:{:?}", program.display(), data.len(), data.modified().ok()))
+            .unwrap_or_default();
+        let key = stamp.clone();
+        if self.engine.look(move |view| view.store.meta(&key).ok().flatten()).await? == Some("joined".into()) {
+            return Ok(());
+        }
+        let probe = tokio::process::Command::new(program)
+            .args(["app-server", "--help"])
+            .env_clear()
+            .envs(env)
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let said = match tokio::time::timeout(Duration::from_secs(20), probe).await {
+            Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "it did not answer".into(),
+        };
+        if !said.contains("--listen") {
+            let message = format!(
+                "the installed Codex (`{}`) cannot be joined: its app-server cannot listen on a socket",
+                program.display()
+            );
+            return Err(Refusal::new(Code::Launch, message)
+                .hint("ccb needs Codex 0.169 or newer: npm install -g @openai/codex"));
+        }
+        self.engine.look(move |view| view.store.set_meta(&stamp, "joined").ok()).await?;
+        Ok(())
+    }
+
+    /// Returns the tmux server that the panes are in.
+    async fn server(&self) -> Result<Server, Refusal> {
+        let dir = self.files.home().work_dir().to_owned();
+        Ok(match &self.kept.lock().await.host {
+            Host::Own => Server::own(self.own_socket()?, dir),
+            Host::Window { socket, .. } => Server::of_user(PathBuf::from(socket), dir),
+        })
+    }
+
+    fn own_socket(&self) -> Result<PathBuf, Refusal> {
+        tmux::socket_path(&self.files.path("run/tmux.sock"))
+            .map_err(|error| Refusal::new(Code::Launch, format!("there is no place for tmux's socket: {error}")))
+    }
+
+    /// Makes a pane that runs the agent.
+    async fn open_pane(self: &Arc<Self>, agent: &AgentName) -> Result<(), Refusal> {
+        self.presence(agent, Presence::Starting { why: "its pane is being opened".into() });
+        self.starts
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .entry(agent.clone())
+            .or_default()
+            .push(Instant::now());
+        let ccb = std::env::current_exe().and_then(|exe| exe.canonicalize()).map(|exe| exe.with_file_name("ccb"));
+        let ccb = ccb.map_err(|error| Refusal::new(Code::Launch, format!("where is ccb? {error}")))?;
+        let dir = self.files.home().work_dir().display().to_string();
+        let argv = [ccb.display().to_string(), "run".into(), agent.to_string(), "--project".into(), dir];
+        let server = self.server().await?;
+        let host = self.kept.lock().await.host.clone();
+        let home = self.files.home().root().display().to_string();
+        let env = [("CCB_RUN_DIR", home.as_str())];
+        let opened = match &host {
+            Host::Own if server.has_session(SESSION).await.unwrap_or(false) => match self.neighbour(&server).await {
+                Some(target) => server.split(&target, Side::Right, &argv, &env).await,
+                None => server.start_session(SESSION, SIZE, &argv, &env).await,
+            },
+            Host::Own => server.start_session(SESSION, SIZE, &argv, &env).await,
+            Host::Window { pane, .. } => server.split(pane, Side::Right, &argv, &env).await,
+        };
+        let pane = opened.map_err(|error| {
+            let missing = matches!(&error, tmux::Error::Start(e) if e.kind() == std::io::ErrorKind::NotFound);
+            let refusal = Refusal::new(Code::Launch, format!("no pane for `{agent}`: {error}"));
+            if missing { refusal.hint("install tmux: apt install tmux, or brew install tmux") } else { refusal }
+        })?;
+        if server.window_panes(&pane.pins.pane).await.is_ok_and(|panes| panes.len() > 1) {
+            server.tiled(&pane.pins.pane).await.ok();
+        }
+        server.label(&pane.pins.pane, agent.as_str()).await.ok();
+        let runner = pane.pins.process;
+        self.keep_running(agent, Some(runner.clone())).await;
+        self.await_return(agent.clone(), runner);
+        Ok(())
+    }
+
+    /// A pane of our own session, beside which a new one is put.
+    async fn neighbour(&self, server: &Server) -> Option<String> {
+        let panes: Vec<String> = self
+            .agents
+            .lock()
+            .values()
+            .filter_map(|s| s.runner.as_ref()?.pane.as_ref().map(|(_, pane)| pane.clone()))
+            .collect();
+        for pane in panes {
+            if server.pane(&pane).await.is_ok() {
+                return Some(pane);
+            }
+        }
+        // A runner that has not reported yet has a pane all the same; the first ids of a fresh server are small.
+        for number in 0..64 {
+            let pane = format!("%{number}");
+            if server.pane(&pane).await.is_ok() {
+                return Some(pane);
+            }
+        }
+        None
+    }
+
+    /// Keeps whether an agent is to run, and as which process.
+    async fn keep_running(&self, agent: &AgentName, runner: Option<Identity>) {
+        let text = {
+            let mut kept = self.kept.lock().await;
+            match runner {
+                Some(runner) => drop(kept.running.insert(agent.clone(), runner)),
+                None => drop(kept.running.remove(agent)),
+            }
+            to_json(&*kept)
+        };
+        let stored = self.engine.look(move |view| view.store.set_meta(KEY, &text)).await;
+        if let Ok(Err(error)) = stored {
+            log(&format!("what is mounted could not be kept: {error:#}"));
+        }
+    }
+
+    /// Tells a pane's runner what to start, and starts the agent's transport.
+    pub(crate) async fn launch(
+        self: &Arc<Self>,
+        agent: &AgentName,
+        pane: Option<String>,
+        pid: u32,
+        connection: u64,
+        orders: &UnboundedSender<String>,
+    ) -> Result<LaunchSpec, Refusal> {
+        let identity = Identity::of(pid).ok_or_else(|| Refusal::new(Code::Launch, "the runner's process is gone"))?;
+        let env = self.environment(agent)?;
+        let (config, auto) = {
+            let kept = self.kept.lock().await;
+            let config = kept.agents.iter().find(|known| known.name == *agent).cloned();
+            let config = config.or_else(|| self.agents.lock().get(agent).map(|slot| slot.config.clone()));
+            (config.ok_or_else(|| Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")))?, kept.auto)
+        };
+        self.check(&config, &env).await?;
+        let socket = self.server().await?.socket().display().to_string();
+        let pane = pane.map(|pane| (socket, pane));
+        {
+            let mut table = self.agents.lock();
+            let Some(slot) = table.get_mut(agent) else {
+                return Err(Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")));
+            };
+            if let Some(other) = slot.runner.as_ref().filter(|r| r.identity != identity && r.identity.is_alive()) {
+                let message = format!("agent `{agent}` already runs in another pane (process {})", other.identity.pid);
+                return Err(Refusal::new(Code::Launch, message).hint("close this pane"));
+            }
+            slot.runner = Some(Runner {
+                identity: identity.clone(),
+                pane: pane.clone(),
+                orders: Some(orders.clone()),
+                connection,
+            });
+            slot.rung = rung_of(&config);
+        }
+        self.keep_running(agent, Some(identity)).await;
+        let program = self.program(&config, &env)?.display().to_string();
+        let cwd = self.files.home().work_dir().display().to_string();
+        let mut spec = LaunchSpec { agent: agent.clone(), cwd: cwd.clone(), env, server: None, tui: None };
+        match rung_of(&config).0 {
+            Rung::Joined => {
+                let socket = self.files.path(&format!("run/{agent}.sock"));
+                let address = format!("unix://{}", socket.display());
+                let place = codex::Place {
+                    reach: self.files.socket(&format!("run/{agent}.sock")),
+                    address: address.clone(),
+                    program: program.clone(),
+                    args: config.args.clone(),
+                    cwd,
+                };
+                spec.server = Some(ServerSpec {
+                    argv: codex::server_argv(&program, &config.args, auto, &address),
+                    socket: socket.display().to_string(),
+                    log: self.files.path(&format!("run/{agent}.log")).display().to_string(),
+                });
+                self.start_transport(agent, |line, agents| tokio::spawn(codex::run(line, place, agents)));
+            }
+            Rung::Watched | Rung::Hooked => {
+                spec.tui = Some(std::iter::once(program).chain(config.args.iter().cloned()).collect());
+                let place = watched::Place::new(&self.files, &config);
+                self.start_transport(agent, |line, agents| tokio::spawn(watched::run(line, place, agents)));
+            }
+        }
+        Ok(spec)
+    }
+
+    fn start_transport(&self, agent: &AgentName, start: impl FnOnce(Line, Agents) -> tokio::task::JoinHandle<()>) {
+        let mut table = self.agents.lock();
+        let Some(slot) = table.get_mut(agent) else { return };
+        if slot.tasks.as_ref().is_some_and(|tasks| !tasks.is_closed()) {
+            return;
+        }
+        let (tx, tasks) = unbounded_channel();
+        slot.tasks = Some(tx);
+        let line = Line { agent: agent.clone(), engine: self.engine.clone(), tasks, told: None };
+        start(line, self.agents.clone());
+    }
+
+    /// The environment of an agent: its mounter's, its configuration's, and ours.
+    fn environment(&self, agent: &AgentName) -> Result<BTreeMap<String, String>, Refusal> {
+        let text = std::fs::read_to_string(self.files.path(ENVIRONMENT))
+            .map_err(|error| Refusal::new(Code::Launch, format!("the agents' environment is not there: {error}")))?;
+        let mut env: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        if let Some(slot) = self.agents.lock().get(agent) {
+            env.extend(slot.config.env.clone());
+        }
+        let bin = self.files.path(file::BIN).display().to_string();
+        let path = env.get("PATH").cloned().unwrap_or_else(|| "/usr/local/bin:/usr/bin:/bin".into());
+        env.insert("PATH".into(), format!("{bin}:{path}"));
+        env.insert("CCB_CALLER".into(), agent.to_string());
+        env.insert("CCB_RUN_DIR".into(), self.files.home().root().display().to_string());
+        env.insert("CCB_MANAGED".into(), "1".into());
+        Ok(env)
+    }
+
+    /// A runner tells what became of what it started.
+    pub(crate) async fn report(self: &Arc<Self>, agent: &AgentName, event: RunnerEvent) {
+        match &event {
+            // A TUI that was running before we came shows the session that is kept.
+            RunnerEvent::TuiStarted { .. } => {
+                let unknown = self.agents.lock().get(agent).is_some_and(|slot| slot.tui.is_none());
+                if unknown {
+                    let session = self.agents.session(agent).await;
+                    self.agents.set_tui(agent, session);
+                }
+            }
+            RunnerEvent::TuiEnded { how, again } => {
+                self.agents.error(agent, format!("its TUI ended: {how}"));
+                if !again {
+                    self.agents.set_tui(agent, None);
+                    self.keep_running(agent, None).await;
+                }
+            }
+            RunnerEvent::ServerEnded { how } => self.agents.error(agent, format!("its server ended: {how}")),
+            // The terminal may have died under the pane: then nobody wanted it closed.
+            RunnerEvent::Closed if self.terminal_died().await => {}
+            RunnerEvent::Closed => self.keep_running(agent, None).await,
+            RunnerEvent::ServerStarted { .. } => {}
+        }
+        self.agents.task(agent, Task::Runner(event));
+    }
+
+    /// Whether our own tmux server died without an orderly end, which would have removed its socket.
+    async fn terminal_died(&self) -> bool {
+        let Ok(server) = self.server().await else { return false };
+        let own = matches!(self.kept.lock().await.host, Host::Own);
+        own && server.socket().exists() && std::os::unix::net::UnixStream::connect(server.socket()).is_err()
+    }
+
+    /// A runner's connection is over: if it died, all that it ran is over too, and the agent comes back.
+    pub(crate) fn runner_lost(self: &Arc<Self>, agent: &AgentName, connection: u64) {
+        let identity = {
+            let mut table = self.agents.lock();
+            let Some(runner) = table.get_mut(agent).and_then(|slot| slot.runner.as_mut()) else { return };
+            if runner.connection != connection {
+                return;
+            }
+            runner.orders = None;
+            runner.identity.clone()
+        };
+        let (mounts, agent) = (self.clone(), agent.clone());
+        tokio::spawn(async move {
+            watch(&identity).await;
+            mounts.runner_died(&agent, &identity).await;
+        });
+    }
+
+    async fn runner_died(self: &Arc<Self>, agent: &AgentName, identity: &Identity) {
+        {
+            let mut table = self.agents.lock();
+            let Some(slot) = table.get_mut(agent) else { return };
+            if slot.runner.as_ref().is_none_or(|runner| runner.identity != *identity) {
+                return;
+            }
+            slot.runner = None;
+            slot.tui = None;
+        }
+        let wanted = self.kept.lock().await.running.contains_key(agent);
+        let why =
+            if wanted { "its pane died; it is started again" } else { "its pane was closed; start it with `ccb`" };
+        // Before anything new starts, so that a transport never mistakes the new for the old.
+        self.agents.task(agent, Task::RunnerGone { why: why.into() });
+        if wanted {
+            self.respawn(agent, why).await;
+        }
+    }
+
+    /// Starts an agent's pane again, unless it dies each time.
+    async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
+        if !self.kept.lock().await.running.contains_key(agent) {
+            return;
+        }
+        let short = {
+            let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let starts = starts.entry(agent.clone()).or_default();
+            starts.retain(|at| at.elapsed() < SHORT_LIFE);
+            starts.len()
+        };
+        log(&format!("{agent}: {why}"));
+        let opened = if short >= BREAKER {
+            Err(format!("its pane died {BREAKER} times within {} s", SHORT_LIFE.as_secs()))
+        } else {
+            self.open_pane(agent).await.map_err(|refusal| refusal.message)
+        };
+        if let Err(why) = opened {
+            self.agents.error(agent, why.clone());
+            self.keep_running(agent, None).await;
+            self.presence(agent, Presence::Absent { why: format!("{why}; start it with `ccb`") });
+        }
+    }
+
+    /// Ends all agents and their panes.
+    pub(crate) async fn unmount(&self) {
+        let names: Vec<AgentName> = self.agents.lock().keys().cloned().collect();
+        let runners: Vec<Identity> =
+            self.agents.lock().values().filter_map(|slot| slot.runner.as_ref().map(|r| r.identity.clone())).collect();
+        for agent in &names {
+            self.keep_running(agent, None).await;
+            self.agents.order(agent, &Order::Stop);
+        }
+        for identity in runners {
+            tokio::time::timeout(Duration::from_secs(6), watch(&identity)).await.ok();
+        }
+        if matches!(self.kept.lock().await.host, Host::Own)
+            && let Ok(server) = self.server().await
+            && let Err(error) = server.kill_server().await
+        {
+            log(&format!("the project's tmux could not be ended: {error}"));
+        }
+    }
+
+    /// Returns whether any agent has a runner.
+    pub(crate) fn alive(&self) -> bool {
+        self.agents.lock().values().any(|slot| slot.runner.is_some())
+    }
+
+    /// Returns how to attach to our own tmux server, if it runs.
+    pub(crate) async fn attach(&self) -> Option<Attach> {
+        if !matches!(self.kept.lock().await.host, Host::Own) {
+            return None;
+        }
+        let server = self.server().await.ok()?;
+        let there = server.has_session(SESSION).await.unwrap_or(false);
+        there.then(|| Attach { socket: server.socket().display().to_string(), session: SESSION.into() })
+    }
+}
+
+/// Waits until a process is gone.
+#[expect(deprecated, reason = "an OwnedFd has the I/O safety that the constructor cannot demand of every type")]
+pub(crate) async fn watch(identity: &Identity) {
+    let Ok(fd) = identity.watch() else { return };
+    let Ok(fd) = tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE) else { return };
+    fd.readable().await.ok();
+}
+
+/// Returns the rung on which an agent is driven, and why that one.
+fn rung_of(config: &AgentConfig) -> (Rung, String) {
+    match (config.rung, &config.command, config.provider.row().rungs.first()) {
+        (Some(rung), _, _) => (rung, "forced by the configuration".into()),
+        (None, Some(_), _) => (Rung::Watched, "a configured command".into()),
+        (None, None, Some(rung)) => (*rung, "the best one for this CLI".into()),
+        (None, None, None) => (Rung::Watched, "no better one is known in this version".into()),
+    }
+}
+
+/// Finds a program as a shell would, but runs none.
+fn find_program(word: &str, path: &str, cwd: &Path) -> Option<PathBuf> {
+    let executable =
+        |file: &Path| file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0);
+    if word.contains('/') {
+        let file = cwd.join(word);
+        return executable(&file).then_some(file);
+    }
+    path.split(':').filter(|dir| !dir.is_empty()).map(|dir| Path::new(dir).join(word)).find(|file| executable(file))
+}
+
+fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).unwrap_or_else(|error| unreachable!("our own types serialize: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_on_the_path_or_by_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("my agent");
+        std::fs::write(&file, "").unwrap();
+        let path = format!("/nowhere:{}", dir.path().display());
+        assert_eq!(find_program("my agent", &path, dir.path()), None);
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+        assert_eq!(find_program("my agent", &path, Path::new("/")), Some(file.clone()));
+        assert_eq!(find_program("./my agent", "", dir.path()).map(|f| f.exists()), Some(true));
+        assert_eq!(find_program("absent", &path, dir.path()), None);
+    }
+}

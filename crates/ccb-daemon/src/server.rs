@@ -1,0 +1,491 @@
+//! askd's door: the Unix socket, one task a connection.
+//!
+//! It turns lines into inputs and answers into lines, and decides nothing. Only the same user is served;
+//! a connection must shake hands within five seconds, and before that its lines are short.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ccb_core::id::{AgentName, RequestId, nearest};
+use ccb_core::request::{Asker, Kind, Request, Stage};
+use ccb_core::settings::millis;
+use ccb_core::step::{Input, Verdict};
+use ccb_core::time::Time;
+use ccb_core::wire::{self, Call, Code, Refusal};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{Notify, Semaphore};
+
+use crate::agents::Agents;
+use crate::clock::Clock;
+use crate::engine::{Engine, log};
+use crate::files::Files;
+use crate::mount::Mounts;
+use crate::{process, views};
+
+/// How long a connection may take for its handshake.
+const HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// How many connections may be open that have not shaken hands.
+const STRANGERS: usize = 64;
+
+/// What every connection needs.
+pub(crate) struct Door {
+    /// The home.
+    pub(crate) files: Arc<Files>,
+    /// The engine.
+    pub(crate) engine: Engine,
+    /// The agents.
+    pub(crate) agents: Agents,
+    /// What starts and ends them.
+    pub(crate) mounts: Arc<Mounts>,
+    /// The clock.
+    pub(crate) clock: Clock,
+    /// How many workers this project has had.
+    pub(crate) generation: u64,
+    /// When this one started.
+    pub(crate) started: Time,
+    /// How the one before it ended.
+    pub(crate) last_end: Option<String>,
+    /// The keeper's pid while it is connected, else 0.
+    pub(crate) keeper: AtomicU32,
+    /// Told when the keeper's connection ends.
+    pub(crate) keeper_lost: Notify,
+    /// Told when the daemon is to end.
+    pub(crate) stop: Notify,
+    /// Why, once it is.
+    pub(crate) stopping: std::sync::Mutex<Option<String>>,
+    /// Told whenever the number of connections changes.
+    pub(crate) connections_changed: Notify,
+    /// How many connections are open.
+    pub(crate) connections: AtomicU64,
+    /// The numbers of connections.
+    pub(crate) numbers: AtomicU64,
+}
+
+/// Accepts connections until the task is dropped.
+pub(crate) async fn serve(door: Arc<Door>, listener: UnixListener) {
+    let strangers = Arc::new(Semaphore::new(STRANGERS));
+    let own = rustix::process::getuid().as_raw();
+    loop {
+        let Ok(permit) = strangers.clone().acquire_owned().await else { return };
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, most likely: what is open goes on, new ones wait.
+                log(&format!("cannot accept a connection: {error}"));
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(peer) = stream.peer_cred() else { continue };
+        if peer.uid() != own && own != 0 {
+            log(&format!("refused a connection of uid {}", peer.uid()));
+            continue;
+        }
+        let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
+        let door = door.clone();
+        tokio::spawn(async move {
+            door.connections.fetch_add(1, Ordering::SeqCst);
+            Connection::talk(&door, stream, pid, permit).await;
+            door.connections.fetch_sub(1, Ordering::SeqCst);
+            door.connections_changed.notify_one();
+        });
+    }
+}
+
+/// One connection.
+struct Connection {
+    door: Arc<Door>,
+    out: UnboundedSender<String>,
+    pid: u32,
+    number: u64,
+    role: String,
+    runs: Option<AgentName>,
+    waits: Vec<RequestId>,
+}
+
+/// Reads one line of at most `limit` bytes; none at the end of the stream, or when the line is too long.
+async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), limit: usize) -> Option<String> {
+    let mut line = Vec::new();
+    loop {
+        let chunk = reader.fill_buf().await.ok().filter(|chunk| !chunk.is_empty())?;
+        let end = chunk.iter().position(|b| *b == b'\n');
+        let taken = end.map_or(chunk.len(), |i| i + 1);
+        line.extend_from_slice(&chunk[..taken]);
+        reader.consume(taken);
+        if line.len() > limit {
+            return None;
+        }
+        if end.is_some() {
+            return String::from_utf8(line).ok();
+        }
+    }
+}
+
+impl Connection {
+    async fn talk(door: &Arc<Door>, stream: UnixStream, pid: u32, permit: tokio::sync::OwnedSemaphorePermit) {
+        let (reading, mut writing) = stream.into_split();
+        let (out, mut lines) = unbounded_channel::<String>();
+        let writer = tokio::spawn(async move {
+            while let Some(line) = lines.recv().await {
+                if writing.write_all(line.as_bytes()).await.is_err() {
+                    return;
+                }
+            }
+        });
+        let number = door.numbers.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut connection =
+            Self { door: door.clone(), out, pid, number, role: String::new(), runs: None, waits: Vec::new() };
+        let mut reader = BufReader::new(reading);
+        let first = tokio::time::timeout(HANDSHAKE, read_line(&mut reader, wire::LINE_LIMIT_BEFORE_HELLO)).await;
+        let welcome = match first {
+            Ok(Some(line)) => connection.hello(&line),
+            Ok(None) | Err(_) => false,
+        };
+        drop(permit);
+        if welcome {
+            while let Some(line) = read_line(&mut reader, wire::LINE_LIMIT).await {
+                connection.line(&line).await;
+            }
+        }
+        connection.end();
+        drop(connection);
+        // What is still to be written is written while the other side reads.
+        tokio::time::timeout(HANDSHAKE, writer).await.ok();
+    }
+
+    fn answer(&self, id: &Value, result: Result<Value, Refusal>) {
+        self.out.send(wire::answer_line(id, result)).ok();
+    }
+
+    fn hello(&mut self, line: &str) -> bool {
+        let call = match wire::parse_call(line) {
+            Ok(call) => call,
+            Err(refusal) => {
+                self.answer(&Value::Null, Err(refusal));
+                return false;
+            }
+        };
+        let result = self.shake_hands(&call);
+        let fine = result.is_ok();
+        self.answer(&call.id, result);
+        fine
+    }
+
+    fn shake_hands(&mut self, call: &wire::Line) -> Result<Value, Refusal> {
+        if call.method != wire::Hello::METHOD {
+            return Err(Refusal::new(Code::Protocol, "the first call of a connection is `hello`"));
+        }
+        let hello: wire::Hello = parameters(call.params.clone())?;
+        if hello.protocol != wire::PROTOCOL {
+            let message = format!(
+                "this askd ({}) speaks protocol {}, the caller ({}) speaks {}",
+                env!("CARGO_PKG_VERSION"),
+                wire::PROTOCOL,
+                hello.version,
+                hello.protocol
+            );
+            return Err(
+                Refusal::new(Code::Protocol, message).hint("end the old daemon with the `ccb kill` of its version")
+            );
+        }
+        let home = self.door.files.home();
+        if hello.project != home.project() {
+            let message = format!("this is the daemon of `{}`, not of the caller's project", home.work_dir().display());
+            return Err(Refusal::new(Code::Project, message));
+        }
+        hello.role.clone_into(&mut self.role);
+        if self.role == "keeper" {
+            self.door.keeper.store(self.pid, Ordering::SeqCst);
+        }
+        let welcome = wire::Welcome {
+            protocol: wire::PROTOCOL,
+            version: env!("CARGO_PKG_VERSION").into(),
+            project: home.project().into(),
+            work_dir: home.work_dir().display().to_string(),
+            generation: self.door.generation,
+            pid: std::process::id(),
+            keeper: self.door.keeper.load(Ordering::SeqCst) != 0,
+        };
+        to_value(&welcome)
+    }
+
+    async fn line(&mut self, line: &str) {
+        let call = match wire::parse_call(line) {
+            Ok(call) => call,
+            Err(refusal) => return self.answer(&Value::Null, Err(refusal)),
+        };
+        if call.method == wire::Wait::METHOD {
+            match parameters::<wire::Wait>(call.params) {
+                Ok(wait) => self.wait(call.id, wait).await,
+                Err(refusal) => self.answer(&call.id, Err(refusal)),
+            }
+            return;
+        }
+        let result = self.dispatch(&call.method, call.params).await;
+        self.answer(&call.id, result);
+    }
+
+    async fn dispatch(&mut self, method: &str, params: Value) -> Result<Value, Refusal> {
+        match method {
+            wire::Ask::METHOD => to_value(&self.ask(parameters(params)?).await?),
+            wire::Ack::METHOD => {
+                let wire::Ack { id } = parameters(params)?;
+                self.door.engine.submit(Input::Acknowledged { id }).await?;
+                to_value(&wire::Done {})
+            }
+            wire::Cancel::METHOD => {
+                let wire::Cancel { id, by } = parameters(params)?;
+                self.door.engine.submit(Input::Cancel { id: id.clone(), by }).await?;
+                to_value(&self.view(id).await?)
+            }
+            wire::Pend::METHOD => to_value(&self.pend(parameters(params)?).await?),
+            wire::Ps::METHOD => {
+                let slots: Vec<_> = self.door.agents.lock().values().map(views::SlotView::from).collect();
+                to_value(&self.door.engine.look(move |view| views::overview(view.state, &slots)).await?)
+            }
+            wire::Status::METHOD => to_value(&self.status().await?),
+            wire::Explain::METHOD => to_value(&self.explain(parameters(params)?).await?),
+            wire::Ping::METHOD => {
+                self.door.engine.look(|_| ()).await?;
+                to_value(&wire::Pong { generation: self.door.generation })
+            }
+            wire::Mount::METHOD => to_value(&self.door.mounts.mount(parameters(params)?).await?),
+            wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
+            wire::Launch::METHOD => {
+                let wire::Launch { agent, pane } = parameters(params)?;
+                let agent = self.agent(&agent)?;
+                let spec = self.door.mounts.launch(&agent, pane, self.pid, self.number, &self.out).await?;
+                self.runs = Some(agent);
+                to_value(&spec)
+            }
+            wire::Report::METHOD => {
+                let wire::Report { agent, event } = parameters(params)?;
+                let agent = self.agent(&agent)?;
+                self.door.mounts.report(&agent, event).await;
+                to_value(&wire::Done {})
+            }
+            _ => Err(Refusal::new(Code::NoMethod, format!("no method `{method}`"))
+                .hint(format!("methods: {}", wire::METHODS.join(" ")))),
+        }
+    }
+
+    fn agent(&self, name: &str) -> Result<AgentName, Refusal> {
+        let table = self.door.agents.lock();
+        if let Some(known) = AgentName::new(name).ok().filter(|name| table.contains_key(name)) {
+            return Ok(known);
+        }
+        let names: Vec<&str> = table.keys().map(AgentName::as_str).collect();
+        let refusal = Refusal::new(Code::UnknownAgent, format!("no agent `{name}` in this project"));
+        Err(match nearest(name, names.iter().copied()) {
+            Some(near) => refusal.hint(format!("did you mean `{near}`?")),
+            None if names.is_empty() => refusal.hint("this project has no agents yet; start one with `ccb codex`"),
+            None => refusal.hint(format!("agents here: {}", names.join(", "))),
+        })
+    }
+
+    /// Who asks: the agent in whose pane the caller runs; where that says nothing, the caller's own word.
+    fn asker(&self, hint: Option<&str>) -> Asker {
+        let table = self.door.agents.lock();
+        let inside = table.iter().find(|(_, slot)| {
+            slot.runner.as_ref().is_some_and(|runner| process::descends_from(self.pid, &runner.identity))
+        });
+        let hinted = || hint.and_then(|hint| AgentName::new(hint).ok()).filter(|name| table.contains_key(name));
+        match inside.map(|(name, _)| name.clone()).or_else(hinted) {
+            Some(name) => Asker::Agent { name },
+            None => Asker::Manual,
+        }
+    }
+
+    async fn ask(&self, ask: wire::Ask) -> Result<wire::Accepted, Refusal> {
+        let agent = self.agent(&ask.agent)?;
+        if ask.message.trim().is_empty() {
+            return Err(
+                Refusal::new(Code::BadParameters, "the message is empty").hint("say what you want: ask <agent> \"…\"")
+            );
+        }
+        let now = self.door.clock.now();
+        let timeout = ask.timeout_s.filter(|seconds| *seconds >= 0.0);
+        let deadline = timeout.map(|seconds| now.after(i64::try_from(millis(seconds)).unwrap_or(i64::MAX)));
+        let request = Request {
+            id: ask.id.clone(),
+            seq: 0,
+            agent: agent.clone(),
+            asker: self.asker(ask.caller.as_deref()),
+            kind: Kind::Ask,
+            message: ask.message,
+            no_wrap: ask.no_wrap,
+            waits: ask.waits,
+            accepted: now,
+            deadline,
+            attempts: 0,
+            cancel: None,
+            delivered: None,
+            notices: 0,
+            stage: Stage::Queued,
+        };
+        let repeated = match self.door.engine.submit(Input::Submit(Box::new(request))).await? {
+            Verdict::Repeated => true,
+            Verdict::Conflict => {
+                return Err(Refusal::new(Code::Conflict, format!("the id {} is taken by another request", ask.id)));
+            }
+            Verdict::UnknownAgent => {
+                return Err(Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` in this project")));
+            }
+            Verdict::Accepted | Verdict::Fine | Verdict::Nothing => false,
+        };
+        let provider = self
+            .door
+            .agents
+            .lock()
+            .get(&agent)
+            .map_or_else(String::new, |slot| slot.config.provider.row().display.into());
+        let view = self.view(ask.id.clone()).await?;
+        Ok(wire::Accepted { id: ask.id, agent, provider, repeated, state: view.state, why: view.why })
+    }
+
+    async fn view(&self, id: RequestId) -> Result<wire::RequestView, Refusal> {
+        let found = self.door.engine.look(move |view| {
+            let request = view.state.requests.get(&id).cloned().or_else(|| view.store.request(&id).ok().flatten());
+            request.map(|request| views::request(view.state, &request)).ok_or_else(|| unknown(&id))
+        });
+        found.await?
+    }
+
+    async fn explain(&self, call: wire::Explain) -> Result<wire::Explanation, Refusal> {
+        let request = self.view(call.id.clone()).await?;
+        let (evidence, now) = self.door.engine.look(move |view| (view.store.evidence(&call.id), view.now)).await?;
+        let evidence = evidence.map_err(|error| Refusal::new(Code::Store, format!("{error:#}")))?;
+        Ok(wire::Explanation { request, evidence, now })
+    }
+
+    async fn pend(&self, call: wire::Pend) -> Result<wire::Replies, Refusal> {
+        let target = match self.agent(&call.target) {
+            Ok(agent) => Ok(agent),
+            Err(refusal) => Err((RequestId::new(&call.target).map_err(|_| refusal.clone())?, refusal)),
+        };
+        let count = call.count.clamp(1, 1000);
+        let found = self.door.engine.look(move |view| {
+            let requests = match target {
+                Ok(agent) => {
+                    view.store.latest(&agent, count).map_err(|e| Refusal::new(Code::Store, format!("{e:#}")))?
+                }
+                Err((id, refusal)) => match view.store.request(&id) {
+                    Ok(Some(request)) => vec![request],
+                    Ok(None) if id.as_str().contains('-') => return Err(unknown(&id)),
+                    Ok(None) => return Err(refusal),
+                    Err(error) => return Err(Refusal::new(Code::Store, format!("{error:#}"))),
+                },
+            };
+            let questions = requests.iter().map(|request| request.message.clone()).collect();
+            let requests = requests.iter().map(|request| views::request(view.state, request)).collect();
+            Ok(wire::Replies { requests, questions })
+        });
+        found.await?
+    }
+
+    async fn status(&self) -> Result<wire::Health, Refusal> {
+        let door = &self.door;
+        let (unsettled, accepted, now) = door
+            .engine
+            .look(|view| {
+                let unsettled = view.state.requests.values().filter(|request| !request.is_settled()).count();
+                (unsettled as u64, view.store.horizon().map_or(0, |(seq, _)| seq), view.now)
+            })
+            .await?;
+        let keeper = door.keeper.load(Ordering::SeqCst);
+        Ok(wire::Health {
+            pid: std::process::id(),
+            keeper: (keeper != 0).then_some(keeper),
+            version: env!("CARGO_PKG_VERSION").into(),
+            generation: door.generation,
+            started: door.started,
+            now,
+            work_dir: door.files.home().work_dir().display().to_string(),
+            home: door.files.home().root().display().to_string(),
+            unsettled,
+            accepted,
+            last_end: door.last_end.clone(),
+            attach: door.mounts.attach().await,
+        })
+    }
+
+    async fn shutdown(&self, call: wire::Shutdown) -> Result<Value, Refusal> {
+        if call.panes {
+            self.door.mounts.unmount().await;
+        }
+        self.door.request_stop(&format!("asked by {}", call.by));
+        to_value(&wire::Done {})
+    }
+
+    /// Answers when the request is over, and tells its progress meanwhile. Other calls go on beside it.
+    async fn wait(&mut self, call: Value, wait: wire::Wait) {
+        let id = wait.id;
+        if let Err(refusal) = self.view(id.clone()).await {
+            return self.answer(&call, Err(refusal));
+        }
+        let (tx, mut changes) = unbounded_channel();
+        self.door.engine.tell(Input::Waits { id: id.clone() });
+        self.waits.push(id.clone());
+        self.door.engine.follow(id, tx);
+        let (door, out) = (self.door.clone(), self.out.clone());
+        tokio::spawn(async move {
+            while let Some(request) = changes.recv().await {
+                let settled = request.is_settled();
+                let look = door
+                    .engine
+                    .look(move |view| (views::request(view.state, &request), views::progress(view.state, &request)));
+                let Ok((view, progress)) = look.await else { return };
+                let line = if settled {
+                    wire::answer_line(&call, to_value(&view))
+                } else {
+                    wire::notice_line("progress", &progress)
+                };
+                if out.send(line).is_err() || settled {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// The connection is over: what hung on it is told.
+    fn end(&mut self) {
+        for id in self.waits.drain(..) {
+            self.door.engine.tell(Input::WaiterGone { id });
+        }
+        if self.role == "keeper"
+            && self.door.keeper.compare_exchange(self.pid, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        {
+            self.door.keeper_lost.notify_one();
+        }
+        if let Some(agent) = self.runs.take() {
+            self.door.mounts.runner_lost(&agent, self.number);
+        }
+    }
+}
+
+impl Door {
+    /// Has the daemon end in order.
+    pub(crate) fn request_stop(&self, why: &str) {
+        self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+        self.stop.notify_one();
+    }
+}
+
+fn unknown(id: &RequestId) -> Refusal {
+    Refusal::new(Code::UnknownRequest, format!("no request `{id}` in this project")).hint("ccb ps")
+}
+
+fn parameters<T: DeserializeOwned>(params: Value) -> Result<T, Refusal> {
+    serde_json::from_value(params)
+        .map_err(|error| Refusal::new(Code::BadParameters, format!("parameters do not fit: {error}")))
+}
+
+fn to_value<T: serde::Serialize>(value: &T) -> Result<Value, Refusal> {
+    serde_json::to_value(value).map_err(|error| Refusal::new(Code::Internal, error.to_string()))
+}

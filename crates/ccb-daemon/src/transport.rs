@@ -1,0 +1,100 @@
+//! How agents are driven: a task for each running agent, which is told what to do and reports evidence.
+
+pub(crate) mod codex;
+pub(crate) mod follow;
+pub(crate) mod watched;
+
+use ccb_core::id::{AgentName, RequestId};
+use ccb_core::request::Kind;
+use ccb_core::state::Presence;
+use ccb_core::step::Input;
+use ccb_core::wire::RunnerEvent;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use crate::engine::Engine;
+
+/// What a transport is told.
+#[derive(Clone, Debug)]
+pub(crate) enum Task {
+    /// Put this before the agent.
+    Offer(Offer),
+    /// Stop the turn that works on it.
+    Interrupt {
+        /// Which request.
+        id: RequestId,
+        /// Which turn, if it is known.
+        turn: Option<String>,
+    },
+    /// Find out where this delivery stands.
+    Reconcile {
+        /// Which.
+        id: RequestId,
+        /// Which offer.
+        attempt: u32,
+        /// Question or notice.
+        kind: Kind,
+        /// Whether this is the last time of asking.
+        last: bool,
+    },
+    /// The pane's runner tells something.
+    Runner(RunnerEvent),
+    /// The pane's runner and all that it ran are gone.
+    RunnerGone {
+        /// Why.
+        why: String,
+    },
+}
+
+/// A delivery on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Offer {
+    /// Which.
+    pub(crate) id: RequestId,
+    /// Which offer of it.
+    pub(crate) attempt: u32,
+    /// Question or notice.
+    pub(crate) kind: Kind,
+    /// The message.
+    pub(crate) message: String,
+    /// Whether it goes as it is.
+    pub(crate) no_wrap: bool,
+}
+
+/// What every transport has.
+pub(crate) struct Line {
+    /// Its agent.
+    pub(crate) agent: AgentName,
+    /// Where its evidence goes.
+    pub(crate) engine: Engine,
+    /// What it is told.
+    pub(crate) tasks: UnboundedReceiver<Task>,
+    /// The last presence told, so that nothing is told twice.
+    pub(crate) told: Option<Presence>,
+}
+
+impl Line {
+    /// Tells what the agent is doing, if that is news.
+    pub(crate) fn presence(&mut self, presence: Presence) {
+        if self.told.as_ref() != Some(&presence) {
+            self.told = Some(presence.clone());
+            self.engine.tell(Input::Presence { agent: self.agent.clone(), presence });
+        }
+    }
+
+    /// Tells that there is a (new) connection to the agent: the engine asks where its delivery stands.
+    pub(crate) fn connected(&mut self) {
+        self.engine.tell(Input::Connected { agent: self.agent.clone() });
+    }
+
+    /// Tells that the agent is gone, after its records were read to their end.
+    pub(crate) fn gone(&mut self, why: &str) {
+        self.told = None;
+        self.engine.tell(Input::Gone { agent: self.agent.clone(), why: why.to_owned() });
+    }
+
+    /// Tells that nothing of an offer left us.
+    pub(crate) fn not_handed_over(&self, offer: &Offer, why: &str) {
+        let (id, attempt) = (offer.id.clone(), offer.attempt);
+        self.engine.tell(Input::NotTaken { id, attempt, proof: format!("not handed over: {why}") });
+    }
+}

@@ -1,0 +1,557 @@
+//! Codex, joined: the visible TUI and we are clients of the agent's own app-server (Codex CLI 0.169.0).
+//!
+//! A turn belongs to a request because its user message carries our id, never because of its order. All
+//! that is seen is told each time it is seen; the engine knows what is new.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use ccb_core::id::RequestId;
+use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
+use ccb_core::prompt;
+use ccb_core::provider::codex_rpc::{self as rpc, Message, Status, TurnRecord};
+use ccb_core::request::Kind;
+use ccb_core::state::Presence;
+use ccb_core::step::Input;
+use ccb_core::wire::{Order, RunnerEvent};
+use futures_util::{SinkExt as _, StreamExt as _};
+use serde_json::Value;
+use tokio::net::UnixStream;
+use tokio_tungstenite::tungstenite::Message as Frame;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use super::{Line, Offer, Task};
+use crate::agents::Agents;
+
+/// How long the app-server may take to answer a call.
+const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a server that was started may take to listen.
+const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How many turns of the history are read to find a request.
+const HISTORY: u32 = 100;
+
+/// Where an agent's app-server and program are.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The path by which the app-server's socket is reached from here.
+    pub(crate) reach: PathBuf,
+    /// Its address for the TUI.
+    pub(crate) address: String,
+    /// The program.
+    pub(crate) program: String,
+    /// Arguments that the user has configured.
+    pub(crate) args: Vec<String>,
+    /// The project's directory.
+    pub(crate) cwd: String,
+}
+
+/// Runs the transport of one agent until its tasks end.
+pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
+    let mut driver =
+        Codex { thread: None, turns: BTreeMap::new(), active: None, place, agents, shown: None, logged_out: false };
+    line.presence(Presence::Starting { why: "its app-server starts".into() });
+    let mut up = false;
+    loop {
+        if !up {
+            match line.tasks.recv().await {
+                None => return,
+                Some(Task::Runner(RunnerEvent::ServerStarted { .. })) => up = true,
+                Some(Task::RunnerGone { why }) => {
+                    driver.shown = None;
+                    line.gone(&why);
+                }
+                Some(Task::Runner(event)) => driver.runner(&event),
+                Some(other) => offline(&line, other, "its app-server is not running"),
+            }
+            continue;
+        }
+        match driver.session(&mut line).await {
+            Ok(End::Closed) => return,
+            Ok(End::ServerGone { why }) => {
+                up = false;
+                line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
+            }
+            Ok(End::RunnerGone { why }) => {
+                up = false;
+                driver.shown = None;
+                line.gone(&why);
+            }
+            Err(error) => {
+                // The connection broke, or the server is not ready: the server itself may live.
+                driver.agents.error(&line.agent, format!("{error:#}"));
+                line.presence(Presence::Starting { why: format!("connecting to its app-server: {error:#}") });
+                up = !driver.pause(&mut line, Duration::from_millis(200)).await;
+            }
+        }
+    }
+}
+
+/// Why a session with the server is over.
+enum End {
+    Closed,
+    ServerGone { why: String },
+    RunnerGone { why: String },
+}
+
+/// What is known of one agent across sessions.
+struct Codex {
+    thread: Option<String>,
+    /// The requests in turns that were seen: turn id → our ids in it, and whether others' input is in it too.
+    turns: BTreeMap<String, Seen>,
+    /// The turn that runs now.
+    active: Option<String>,
+    place: Place,
+    agents: Agents,
+    /// The thread that the TUI shows.
+    shown: Option<String>,
+    /// Whether the server wants a login before it can do anything.
+    logged_out: bool,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    ours: Vec<RequestId>,
+    foreign: bool,
+}
+
+type Socket = tokio_tungstenite::WebSocketStream<UnixStream>;
+
+/// A connection to the app-server.
+struct Wire {
+    socket: Socket,
+    calls: u64,
+    /// Messages that came while a call waited for its answer.
+    backlog: std::collections::VecDeque<Message>,
+}
+
+impl Wire {
+    async fn open(place: &Place) -> anyhow::Result<Self> {
+        let stream = connect(&place.reach).await?;
+        let config = WebSocketConfig::default().max_message_size(Some(256 << 20)).max_frame_size(Some(256 << 20));
+        let handshake = tokio_tungstenite::client_async_with_config("ws://localhost/", stream, Some(config));
+        let (socket, _) = tokio::time::timeout(CALL_DEADLINE, handshake).await.context("no WebSocket handshake")??;
+        let mut wire = Self { socket, calls: 0, backlog: std::collections::VecDeque::new() };
+        wire.call(rpc::initialize(env!("CARGO_PKG_VERSION"))).await?;
+        wire.socket.send(Frame::text(r#"{"method":"initialized"}"#)).await?;
+        Ok(wire)
+    }
+
+    async fn send(&mut self, (method, params): (&'static str, Value)) -> anyhow::Result<u64> {
+        self.calls += 1;
+        let text = serde_json::json!({"id": self.calls, "method": method, "params": params}).to_string();
+        self.socket.send(Frame::text(text)).await?;
+        Ok(self.calls)
+    }
+
+    /// Calls, and keeps what else comes meanwhile for later. The outer error is the connection's.
+    async fn ask(&mut self, call: (&'static str, Value)) -> anyhow::Result<Result<Value, String>> {
+        let method = call.0;
+        let number = self.send(call).await?;
+        let answer = async {
+            loop {
+                match self.receive().await? {
+                    Message::Answer { call, result } if call == number => return anyhow::Ok(result),
+                    Message::Answer { .. } | Message::Other => {}
+                    message => self.backlog.push_back(message),
+                }
+            }
+        };
+        tokio::time::timeout(CALL_DEADLINE, answer).await.with_context(|| format!("no answer to {method}"))?
+    }
+
+    async fn call(&mut self, call: (&'static str, Value)) -> anyhow::Result<Value> {
+        let method = call.0;
+        self.ask(call).await?.map_err(|message| anyhow!("{method}: {message}"))
+    }
+
+    /// Waits for the next message from the socket.
+    async fn receive(&mut self) -> anyhow::Result<Message> {
+        loop {
+            match self.socket.next().await.context("the app-server closed the connection")?? {
+                Frame::Text(text) => return Ok(rpc::parse(text.as_str())),
+                Frame::Close(_) => bail!("the app-server closed the connection"),
+                Frame::Binary(_) | Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_) => {}
+            }
+        }
+    }
+
+    async fn next(&mut self) -> anyhow::Result<Message> {
+        match self.backlog.pop_front() {
+            Some(message) => Ok(message),
+            None => self.receive().await,
+        }
+    }
+}
+
+/// Connects, again and again until the server that was just started listens.
+async fn connect(reach: &std::path::Path) -> anyhow::Result<UnixStream> {
+    let start = tokio::time::Instant::now();
+    loop {
+        match UnixStream::connect(reach).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) if start.elapsed() > LISTEN_DEADLINE => {
+                return Err(error).with_context(|| format!("`{}` does not answer", reach.display()));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+impl Codex {
+    /// One connection to the server, from its handshake to its end.
+    async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
+        let opening = async {
+            let mut wire = Wire::open(&self.place).await?;
+            self.check_login(&mut wire).await?;
+            let status = self.enter_thread(line, &mut wire).await?;
+            anyhow::Ok((wire, status))
+        };
+        let (mut wire, status) = opening.await?;
+        self.show(line);
+        self.catch_up(line, &mut wire, &status).await?;
+        line.connected();
+        self.tell_status(line, &status);
+        loop {
+            tokio::select! {
+                biased;
+                task = line.tasks.recv() => match task {
+                    None => return Ok(End::Closed),
+                    Some(task) => if let Some(end) = self.task(line, &mut wire, task).await? { return Ok(end) },
+                },
+                message = wire.next() => {
+                    let message = message?;
+                    self.message(line, &mut wire, message).await?;
+                }
+            }
+        }
+    }
+
+    /// Waits a moment; true if the server or the runner ended meanwhile.
+    async fn pause(&mut self, line: &mut Line, time: Duration) -> bool {
+        let until = tokio::time::Instant::now() + time;
+        while let Ok(task) = tokio::time::timeout_at(until, line.tasks.recv()).await {
+            match task {
+                None | Some(Task::Runner(RunnerEvent::ServerEnded { .. })) => return true,
+                Some(Task::Runner(RunnerEvent::ServerStarted { .. })) => return false,
+                Some(Task::RunnerGone { why }) => {
+                    self.shown = None;
+                    line.gone(&why);
+                    return true;
+                }
+                Some(Task::Runner(event)) => self.runner(&event),
+                Some(other) => offline(line, other, "its app-server is being connected to"),
+            }
+        }
+        false
+    }
+
+    fn runner(&mut self, event: &RunnerEvent) {
+        match event {
+            RunnerEvent::TuiEnded { .. } | RunnerEvent::Closed => self.shown = None,
+            RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. } | RunnerEvent::TuiStarted { .. } => {}
+        }
+    }
+
+    /// Asks whether the server wants a login: a human's matter.
+    async fn check_login(&mut self, wire: &mut Wire) -> anyhow::Result<()> {
+        let account = wire.ask(("account/read", serde_json::json!({}))).await?;
+        self.logged_out = account.is_ok_and(|a| a["requiresOpenaiAuth"] == true && a["account"].is_null());
+        Ok(())
+    }
+
+    /// Loads our thread, or makes one. The answer tells what the thread is doing.
+    async fn enter_thread(&mut self, line: &Line, wire: &mut Wire) -> anyhow::Result<Status> {
+        let known = match &self.thread {
+            Some(thread) => Some(thread.clone()),
+            None => self.agents.session(&line.agent).await.filter(|thread| !thread.is_empty()),
+        };
+        if let Some(thread) = known {
+            match wire.ask(rpc::thread_resume(&thread)).await? {
+                Ok(result) => {
+                    self.thread = Some(thread);
+                    return Ok(rpc::status(&result["thread"]["status"]));
+                }
+                Err(message) => {
+                    // Before its first turn a thread has nothing on disk; it may be in the server's memory all the same.
+                    let loaded = wire.call(("thread/loaded/list", serde_json::json!({}))).await?;
+                    if loaded["data"].as_array().is_some_and(|all| all.iter().any(|id| *id == *thread)) {
+                        self.thread = Some(thread);
+                        return Ok(Status::Idle);
+                    }
+                    crate::engine::log(&format!(
+                        "{}: thread {thread} is lost ({message}); a new one is made",
+                        line.agent
+                    ));
+                }
+            }
+        }
+        let started = wire.call(rpc::thread_start(&self.place.cwd)).await?;
+        let thread = started["thread"]["id"].as_str().context("thread/start gave no id")?.to_owned();
+        wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
+        self.agents.set_session(&line.agent, &thread).await;
+        self.thread = Some(thread);
+        self.turns.clear();
+        Ok(Status::Idle)
+    }
+
+    /// Has the pane show the thread, if it does not yet.
+    fn show(&mut self, line: &Line) {
+        let Some(thread) = &self.thread else { return };
+        if self.shown.as_ref() == Some(thread) {
+            return;
+        }
+        let mut argv = vec![self.place.program.clone()];
+        argv.extend(self.place.args.iter().cloned());
+        argv.extend(["resume", thread, "--remote", &self.place.address].map(str::to_owned));
+        if self.agents.tui_shows(&line.agent, thread) || self.agents.order(&line.agent, &Order::Tui { argv }) {
+            self.agents.set_tui(&line.agent, Some(thread.clone()));
+            self.shown = Some(thread.clone());
+        }
+    }
+
+    /// Reads the history and tells what it says of our requests: what ended while nobody listened ends now.
+    async fn catch_up(&mut self, line: &mut Line, wire: &mut Wire, status: &Status) -> anyhow::Result<()> {
+        for turn in self.history(wire).await?.into_iter().rev() {
+            self.tell_turn(line, turn, status);
+        }
+        Ok(())
+    }
+
+    async fn history(&mut self, wire: &mut Wire) -> anyhow::Result<Vec<TurnRecord>> {
+        let Some(thread) = self.thread.clone() else { return Ok(Vec::new()) };
+        // A thread without a turn has no history that could be asked for.
+        let Ok(list) = wire.ask(rpc::turns_list(&thread, HISTORY)).await? else { return Ok(Vec::new()) };
+        Ok(list["data"].as_array().into_iter().flatten().filter_map(rpc::turn_record).collect())
+    }
+
+    fn tell_turn(&mut self, line: &mut Line, turn: TurnRecord, status: &Status) {
+        for client in &turn.clients {
+            self.see_user(line, &turn.id, client.as_deref());
+        }
+        let running = matches!(status, Status::Active | Status::Waiting(_));
+        match turn.end {
+            Some(end) => self.end_turn(line, &turn.id, &end),
+            None if running => self.active = Some(turn.id),
+            None => {
+                let message = "the agent's server ended in mid-turn".to_owned();
+                let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
+                self.end_turn(line, &turn.id, &end);
+            }
+        }
+    }
+
+    /// A user message was seen in a turn.
+    fn see_user(&mut self, line: &Line, turn: &str, client: Option<&str>) {
+        let ours = client.and_then(|client| RequestId::new(client).ok()).filter(|_| client.is_some_and(is_ours));
+        let seen = self.turns.entry(turn.to_owned()).or_default();
+        match ours {
+            Some(id) if seen.ours.contains(&id) => return,
+            Some(id) => seen.ours.push(id),
+            None => seen.foreign = true,
+        }
+        let mixed = seen.foreign || seen.ours.len() > 1;
+        for id in seen.ours.clone() {
+            let (turn, source) = (turn.to_owned(), "protocol".to_owned());
+            line.engine.tell(Input::Consumed { id, turn, source, mixed });
+        }
+    }
+
+    fn end_turn(&mut self, line: &Line, turn: &str, end: &TurnEnd) {
+        if self.active.as_deref() == Some(turn) {
+            self.active = None;
+        }
+        for id in self.turns.remove(turn).unwrap_or_default().ours {
+            let (turn, end) = (turn.to_owned(), end.clone());
+            line.engine.tell(Input::TurnEnded { id, turn, end, by: EndedBy::Protocol });
+        }
+    }
+
+    fn tell_status(&mut self, line: &mut Line, status: &Status) {
+        let ours = self.active.as_ref().and_then(|turn| self.turns.get(turn)).is_some_and(|seen| !seen.ours.is_empty());
+        line.presence(match status {
+            _ if self.logged_out => {
+                Presence::Waiting { why: "Codex is not logged in: log in in its pane, or run `codex login`".into() }
+            }
+            Status::Idle | Status::NotLoaded => Presence::Idle,
+            Status::Active if ours => Presence::Busy { why: "it works on a request".into() },
+            Status::Active => Presence::Busy { why: "a turn of the human's own is running".into() },
+            Status::Waiting(flags) => {
+                Presence::Waiting { why: format!("the agent asks something in its pane ({flags})") }
+            }
+        });
+    }
+
+    async fn message(&mut self, line: &mut Line, wire: &mut Wire, message: Message) -> anyhow::Result<()> {
+        let thread = self.thread.clone().unwrap_or_default();
+        match message {
+            Message::Status { thread: of, status } if of == thread => self.tell_status(line, &status),
+            Message::TurnBegan { thread: of, turn } if of == thread => {
+                self.active = Some(turn);
+                self.tell_status(line, &Status::Active);
+            }
+            Message::User { thread: of, turn, client } if of == thread => {
+                self.see_user(line, &turn, client.as_deref());
+                self.tell_status(line, &Status::Active);
+            }
+            Message::TurnEnded { thread: of, turn } if of == thread => self.ended(line, wire, turn).await?,
+            Message::Account => {
+                self.check_login(wire).await?;
+                let status = if self.active.is_some() { Status::Active } else { Status::Idle };
+                self.tell_status(line, &status);
+            }
+            // Other threads are sub-agents or the human's own; approvals are answered in the TUI.
+            Message::Status { .. }
+            | Message::TurnBegan { .. }
+            | Message::User { .. }
+            | Message::TurnEnded { .. }
+            | Message::Agent { .. }
+            | Message::Answer { .. }
+            | Message::Asked { .. }
+            | Message::Other => {}
+        }
+        Ok(())
+    }
+
+    /// A turn ended. A failed or interrupted one has no text in the notice; the history has it.
+    async fn ended(&mut self, line: &mut Line, wire: &mut Wire, turn: TurnRecord) -> anyhow::Result<()> {
+        let whole = matches!(&turn.end, Some(TurnEnd::Completed { reply }) if !reply.is_empty());
+        let known = self.turns.get(&turn.id).is_some_and(|seen| !seen.ours.is_empty());
+        let mut end = turn.end;
+        if !whole && known {
+            let record = self.history(wire).await?.into_iter().find(|record| record.id == turn.id);
+            end = record.and_then(|record| record.end).or(end);
+        }
+        if let Some(end) = end {
+            self.end_turn(line, &turn.id, &end);
+        }
+        self.active = None;
+        self.tell_status(line, &Status::Idle);
+        Ok(())
+    }
+
+    async fn task(&mut self, line: &mut Line, wire: &mut Wire, task: Task) -> anyhow::Result<Option<End>> {
+        match task {
+            Task::Offer(offer) => self.offer(line, wire, offer).await?,
+            Task::Interrupt { id, turn } => {
+                let bound = self.turns.iter().find(|(_, seen)| seen.ours.contains(&id)).map(|(turn, _)| turn.clone());
+                if let (Some(turn), Some(thread)) = (turn.or(bound), self.thread.clone()) {
+                    // Refused when the turn has just ended: its end is told all the same.
+                    wire.ask(rpc::turn_interrupt(&thread, &turn)).await?.ok();
+                }
+            }
+            Task::Reconcile { id, attempt, last, .. } => self.reconcile(line, wire, &id, attempt, last).await?,
+            Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::ServerGone { why: how })),
+            Task::Runner(RunnerEvent::ServerStarted { .. }) => self.show(line),
+            Task::Runner(event) => self.runner(&event),
+            Task::RunnerGone { why } => return Ok(Some(End::RunnerGone { why })),
+        }
+        Ok(None)
+    }
+
+    async fn offer(&mut self, line: &mut Line, wire: &mut Wire, offer: Offer) -> anyhow::Result<()> {
+        let Some(thread) = self.thread.clone() else {
+            line.not_handed_over(&offer, "there is no thread");
+            return Ok(());
+        };
+        let text = match (&offer.kind, offer.no_wrap) {
+            (Kind::Ask, false) => prompt::envelope(&offer.id, &offer.message, false),
+            (Kind::Ask, true) | (Kind::Notice { .. }, _) => offer.message.clone(),
+        };
+        crate::failpoint::hit("codex.before-start").await;
+        let answer = match wire.ask(rpc::turn_start(&thread, offer.id.as_str(), &text)).await {
+            Ok(answer) => answer,
+            Err(error) => {
+                let (id, attempt) = (offer.id.clone(), offer.attempt);
+                let why = format!("the connection broke while it was handed over: {error:#}");
+                line.engine.tell(Input::Doubt { id, attempt, why, last: false });
+                return Err(error);
+            }
+        };
+        crate::failpoint::hit("codex.started").await;
+        match answer {
+            Ok(result) => {
+                let turn = result["turn"]["id"].as_str().unwrap_or_default();
+                let how = format!("turn/start accepted as turn {turn}");
+                line.engine.tell(Input::HandedOver { id: offer.id, attempt: offer.attempt, how });
+            }
+            Err(message) => line.not_handed_over(&offer, &format!("turn/start was refused: {message}")),
+        }
+        Ok(())
+    }
+
+    /// Looks for a request in the thread's history.
+    ///
+    /// The connection of an earlier askd is dead, but what it had written may still be on its way through the
+    /// server; so absence counts only when it is found twice, with the thread idle in between.
+    async fn reconcile(
+        &mut self,
+        line: &mut Line,
+        wire: &mut Wire,
+        id: &RequestId,
+        attempt: u32,
+        last: bool,
+    ) -> anyhow::Result<()> {
+        for look in 0..2 {
+            if look > 0 {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+            }
+            let history = self.history(wire).await?;
+            if let Some(turn) = history.into_iter().find(|turn| turn.clients.iter().flatten().any(|c| c == id.as_str()))
+            {
+                let status = if self.active.as_ref() == Some(&turn.id) { Status::Active } else { Status::Idle };
+                let running = turn.end.is_none() && (status == Status::Active || self.is_active(wire).await?);
+                self.tell_turn(line, turn, if running { &Status::Active } else { &Status::Idle });
+                return Ok(());
+            }
+        }
+        let (id, attempt) = (id.clone(), attempt);
+        if self.active.is_some() {
+            let why = "it is not in the thread's history, but a turn is running".to_owned();
+            line.engine.tell(Input::Doubt { id, attempt, why, last });
+        } else {
+            let proof = "the thread's history, read twice after a reconnect, does not have it".to_owned();
+            line.engine.tell(Input::NotTaken { id, attempt, proof });
+        }
+        Ok(())
+    }
+
+    async fn is_active(&self, wire: &mut Wire) -> anyhow::Result<bool> {
+        let Some(thread) = &self.thread else { return Ok(false) };
+        let read = wire.ask(("thread/read", serde_json::json!({"threadId": thread}))).await?;
+        Ok(read.is_ok_and(|read| matches!(rpc::status(&read["thread"]["status"]), Status::Active | Status::Waiting(_))))
+    }
+}
+
+/// Answers a task while there is no connection.
+fn offline(line: &Line, task: Task, why: &str) {
+    match task {
+        Task::Offer(offer) => line.not_handed_over(&offer, why),
+        // A new connection asks again where the delivery stands; interrupts have their own deadline.
+        Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Runner(_) | Task::RunnerGone { .. } => {}
+    }
+}
+
+/// Whether a client id has the form of ours: the TUI gives its own messages ids as well.
+fn is_ours(client: &str) -> bool {
+    client.len() > 15
+        && client.as_bytes()[..8].iter().all(u8::is_ascii_digit)
+        && client.as_bytes()[8] == b'-'
+        && client.as_bytes()[9..15].iter().all(u8::is_ascii_digit)
+}
+
+/// Returns the command line of the app-server. `auto` is the user's own word for this launch (`ccb -a`).
+pub(crate) fn server_argv(program: &str, args: &[String], auto: bool, address: &str) -> Vec<String> {
+    let mut words = vec![program.to_owned()];
+    words.extend(args.iter().cloned());
+    if auto {
+        words.extend(
+            ["-c", "approval_policy=\"never\"", "-c", "sandbox_mode=\"danger-full-access\""].map(str::to_owned),
+        );
+    }
+    words.extend(["app-server", "--listen", address].map(str::to_owned));
+    words
+}

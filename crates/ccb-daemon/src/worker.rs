@@ -1,0 +1,342 @@
+//! The worker: the daemon proper, put together.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ccb_core::home::{Home, file};
+use ccb_core::request::Request;
+use ccb_core::settings::{heartbeat_interval, seconds, truthy};
+use ccb_core::state::Policy;
+use ccb_core::step::Effect;
+use ccb_core::time::Time;
+use serde_json::json;
+use tokio::net::UnixListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::agents::Agents;
+use crate::clock::Clock;
+use crate::engine::{Engine, Outlets, log};
+use crate::files::Files;
+use crate::lock::Lock;
+use crate::mount::Mounts;
+use crate::server::Door;
+use crate::store::Store;
+use crate::timers::{self, Arm};
+use crate::transport::{Offer, Task};
+
+/// Serves the project until it is told to stop.
+pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
+    // Whatever we or our libraries create is the user's alone (promise P9).
+    rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+    let files = Arc::new(Files::open(home)?);
+    write_panics(&files);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(files))?;
+    Ok(ExitCode::from(crate::keeper::STOPPED))
+}
+
+/// Has a panic of any thread end the process, with its message kept for the keeper (promise P8).
+fn write_panics(files: &Arc<Files>) {
+    let files = files.clone();
+    std::panic::set_hook(Box::new(move |panic| {
+        log(&panic.to_string());
+        files.write("run/panic", &panic.to_string().replace('\n', " ")).ok();
+        std::process::abort();
+    }));
+}
+
+async fn serve(files: Arc<Files>) -> anyhow::Result<()> {
+    let lock = take_lock(&files).await?;
+    let mut store = Store::open(&files.path(file::STORE))?;
+    let last_end = last_end(&files);
+    let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
+    store.set_meta("generation", &generation.to_string())?;
+    let clock = Clock::start(store.horizon()?.1);
+    crate::files::remove_if_there(&files.path(file::SOCKET))?;
+    let listener = UnixListener::bind(files.socket(file::SOCKET)).context("cannot open askd's socket")?;
+    std::fs::set_permissions(files.path(file::SOCKET), std::fs::Permissions::from_mode(0o600))?;
+    files.link_commands().context("cannot link the commands into the home")?;
+
+    let (effects_in, effects) = unbounded_channel();
+    let (news_in, news) = unbounded_channel();
+    let engine = Engine::start(store, policy(), clock, Outlets { effects: effects_in, news: news_in })?;
+    let agents = Agents::new(engine.clone());
+    let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
+    let door = Arc::new(Door {
+        files: files.clone(),
+        engine: engine.clone(),
+        agents: agents.clone(),
+        mounts: mounts.clone(),
+        clock,
+        generation,
+        started: clock.now(),
+        last_end,
+        keeper: AtomicU32::new(0),
+        keeper_lost: Notify::new(),
+        stop: Notify::new(),
+        stopping: std::sync::Mutex::new(None),
+        connections_changed: Notify::new(),
+        connections: AtomicU64::new(0),
+        numbers: AtomicU64::new(0),
+    });
+    mounts.recover().await;
+    let (arm, orders) = unbounded_channel();
+    let unsettled = Arc::new(Unsettled::default());
+    unsettled.seed(&engine).await;
+    tokio::spawn(timers::run(orders, engine.clone(), clock));
+    tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock, door.clone()));
+    tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
+    let record = Record { files: files.clone(), generation, started: clock.now() };
+    record.write("running", None)?;
+    tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
+    tokio::spawn(replace_keeper(door.clone()));
+    tokio::spawn(idle_exit(door.clone(), unsettled));
+    tokio::spawn(crate::server::serve(door.clone(), listener));
+    ready();
+
+    until_stopped(&door).await?;
+    let why = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone().unwrap_or_default();
+    log(&format!("stopping: {why}"));
+    engine.stop().await;
+    crate::files::remove_if_there(&files.path(file::SOCKET))?;
+    crate::files::remove_if_there(&files.path(file::STATE))?;
+    record.write("stopped", Some(&why))?;
+    Ok(())
+}
+
+/// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.
+async fn take_lock(files: &Files) -> anyhow::Result<Lock> {
+    for _ in 0..40 {
+        if let Some(lock) = Lock::take(&files.path(file::WORKER_LOCK))? {
+            return Ok(lock);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    anyhow::bail!("another worker of this project holds `{}`", files.path(file::WORKER_LOCK).display())
+}
+
+/// Says on the standard output, which the keeper reads, that the socket is open.
+fn ready() {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "ready").ok();
+    std::io::stdout().flush().ok();
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        rustix::stdio::dup2_stdout(null).ok();
+    }
+}
+
+fn policy() -> Policy {
+    let mut policy = Policy::default();
+    let off = |word: &str| !word.is_empty() && !truthy(word);
+    policy.notices = !std::env::var("CCB_COMPLETION_HOOK_ENABLED").is_ok_and(|word| off(&word));
+    if let Ok(word) = std::env::var("CCB_PROOF_GRACE_S") {
+        let grace = seconds(Some(&word), 20.0, 0.1, 3600.0);
+        policy.consume_grace = i64::try_from(grace.as_millis()).unwrap_or(policy.consume_grace);
+    }
+    policy
+}
+
+/// Says in words how the worker before us ended.
+fn last_end(files: &Files) -> Option<String> {
+    let text = std::fs::read_to_string(files.path(file::LAST)).ok()?;
+    let last: serde_json::Value = serde_json::from_str(&text).ok()?;
+    let reason = last["exit_reason"].as_str().unwrap_or("no reason was written down");
+    Some(match last["status"].as_str() {
+        Some("running") => format!("worker {} ended without a word; its keeper did not live to say how", last["pid"]),
+        Some(status) => format!("worker {} {status}: {reason}", last["pid"]),
+        None => return None,
+    })
+}
+
+/// Waits for TERM, INT, HUP or a call that ends the daemon.
+async fn until_stopped(door: &Door) -> anyhow::Result<()> {
+    let mut term = signal(SignalKind::terminate())?;
+    let mut int = signal(SignalKind::interrupt())?;
+    let mut hup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        () = door.stop.notified() => {}
+        _ = term.recv() => door.request_stop("signal TERM"),
+        _ = int.recv() => door.request_stop("signal INT"),
+        _ = hup.recv() => door.request_stop("signal HUP"),
+    }
+    // The answer to whoever asked for it goes out first.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
+
+/// Brings the engine's effects to the transports and timers.
+async fn perform(
+    mut effects: UnboundedReceiver<Effect>,
+    agents: Agents,
+    arm: UnboundedSender<Arm>,
+    lock: Lock,
+    door: Arc<Door>,
+) {
+    while let Some(effect) = effects.recv().await {
+        match effect {
+            Effect::Arm { id, timer, at } => drop(arm.send(Arm::At(id, timer, at))),
+            Effect::Interrupt { agent, id, turn } => drop(agents.task(&agent, Task::Interrupt { id, turn })),
+            Effect::Reconcile { agent, id, attempt, turn: _, last } => {
+                let of = id.clone();
+                let kind = door
+                    .engine
+                    .look(move |view| view.state.requests.get(&of).map(|request| request.kind.clone()))
+                    .await;
+                let Ok(Some(kind)) = kind else { continue };
+                agents.task(&agent, Task::Reconcile { id, attempt, kind, last });
+            }
+            Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
+                // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.
+                if !lock.is_ours() && !crate::failpoint::sabotaged("fencing") {
+                    door.request_stop("its lock file was deleted; the next worker takes over");
+                    return;
+                }
+                let offer = Offer { id, attempt, kind, message, no_wrap };
+                if !agents.task(&agent, Task::Offer(offer.clone())) {
+                    let proof = "not handed over: the agent has no transport".to_owned();
+                    door.engine.tell(ccb_core::step::Input::NotTaken { id: offer.id, attempt, proof });
+                }
+            }
+        }
+    }
+}
+
+/// How many requests are not over, and a bell for when that changes between none and some.
+#[derive(Default)]
+struct Unsettled {
+    open: std::sync::Mutex<std::collections::BTreeSet<ccb_core::id::RequestId>>,
+    changed: Notify,
+}
+
+impl Unsettled {
+    async fn seed(&self, engine: &Engine) {
+        let open = engine.look(|view| {
+            view.state.requests.values().filter(|r| !r.is_settled()).map(|r| r.id.clone()).collect::<Vec<_>>()
+        });
+        let open = open.await.unwrap_or_default();
+        self.lock().extend(open);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<ccb_core::id::RequestId>> {
+        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn any(&self) -> bool {
+        !self.lock().is_empty()
+    }
+}
+
+async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSender<Arm>, unsettled: Arc<Unsettled>) {
+    while let Some(request) = news.recv().await {
+        let before = unsettled.any();
+        if request.is_settled() {
+            unsettled.lock().remove(&request.id);
+            arm.send(Arm::Over(request.id)).ok();
+        } else {
+            unsettled.lock().insert(request.id);
+        }
+        if before != unsettled.any() {
+            unsettled.changed.notify_waiters();
+        }
+    }
+}
+
+/// What `askd.json` and `askd.last.json` say of this worker.
+#[derive(Clone)]
+struct Record {
+    files: Arc<Files>,
+    generation: u64,
+    started: Time,
+}
+
+impl Record {
+    fn write(&self, status: &str, reason: Option<&str>) -> std::io::Result<()> {
+        let now = crate::clock::wall();
+        let work_dir = self.files.home().work_dir();
+        let stopped = (status == "stopped").then_some(now);
+        let last = json!({
+            "status": status, "pid": std::process::id(), "started_at": self.started, "heartbeat_at": now,
+            "stopped_at": stopped, "exit_reason": reason, "exit_code": stopped.map(|_| 0), "signal": null,
+            "generation": self.generation, "work_dir": work_dir, "parent_pid": null, "managed": false,
+        });
+        self.files.write(file::LAST, &format!("{last}\n"))?;
+        if stopped.is_some() {
+            return Ok(());
+        }
+        let state = json!({
+            "pid": std::process::id(), "host": null, "connect_host": null, "port": null, "token": null,
+            "started_at": self.started, "parent_pid": null, "managed": false, "work_dir": work_dir,
+            "socket": self.files.path(file::SOCKET), "version": env!("CARGO_PKG_VERSION"),
+            "protocol": ccb_core::wire::PROTOCOL, "generation": self.generation,
+        });
+        self.files.write(file::STATE, &format!("{state}\n"))
+    }
+}
+
+/// Writes a heartbeat while requests are unsettled; an idle daemon does not write.
+async fn heartbeat(record: Record, unsettled: Arc<Unsettled>) {
+    let interval = heartbeat_interval(std::env::var("CCB_HEARTBEAT_INTERVAL_S").ok().as_deref());
+    loop {
+        let changed = unsettled.changed.notified();
+        if unsettled.any() {
+            if let Err(error) = record.write("running", None) {
+                log(&format!("no heartbeat: {error}"));
+            }
+            tokio::time::timeout(interval, changed).await.ok();
+        } else {
+            changed.await;
+        }
+    }
+}
+
+/// Starts a keeper when ours has died: it adopts this worker.
+async fn replace_keeper(door: Arc<Door>) {
+    loop {
+        door.keeper_lost.notified().await;
+        if door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some() {
+            return;
+        }
+        log("the keeper is gone; another one is started");
+        let Ok(program) = std::env::current_exe() else { continue };
+        let started = tokio::process::Command::new(program)
+            .arg("--project")
+            .arg(door.files.home().work_dir())
+            .env("CCB_RUN_DIR", door.files.home().root())
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn();
+        match started {
+            // Reaped when it ends; it is not ours to end.
+            Ok(mut child) => drop(tokio::spawn(async move { child.wait().await })),
+            Err(error) => log(&format!("no keeper could be started: {error}")),
+        }
+    }
+}
+
+/// Ends a daemon that nobody uses: no connection but the keeper's, nothing unsettled, no agent alive.
+async fn idle_exit(door: Arc<Door>, unsettled: Arc<Unsettled>) {
+    let idle = seconds(std::env::var("CCB_ASKD_IDLE_TIMEOUT_S").ok().as_deref(), 60.0, 0.0, 86_400.0);
+    if idle.is_zero() {
+        return;
+    }
+    loop {
+        let keeper = u64::from(door.keeper.load(Ordering::SeqCst) != 0);
+        let busy = door.connections.load(Ordering::SeqCst) > keeper || unsettled.any() || door.mounts.alive();
+        if busy {
+            tokio::select! {
+                () = door.connections_changed.notified() => {}
+                () = unsettled.changed.notified() => {}
+            }
+        } else if tokio::time::timeout(idle, door.connections_changed.notified()).await.is_err() {
+            door.request_stop("idle: nobody is connected, nothing is unsettled, no agent is alive");
+            return;
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! A model server on loopback, so that real coding CLIs can be tested without a network or a key.
+//!
+//! What it answers is decided by a directive in the user's prompt (see [`directive`]), so a test
+//! says in its prompt what the model shall do. It speaks the Responses API ([`responses`]).
+//! Another API is one more file beside that one and one more arm in [`server`]; the directives,
+//! the planned answers and their pace ([`answer`]) are shared.
+//!
+//! Nothing here can bind or reach another address than loopback.
+
+pub mod answer;
+pub mod directive;
+pub mod http;
+pub mod log;
+pub mod responses;
+pub mod server;
+pub mod state;
