@@ -23,11 +23,6 @@ pub(crate) fn request_id() -> RequestId {
     id_at(&now(), std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Returns a moment as people read it, in local time.
-pub(crate) fn local(time: Time) -> String {
-    at(time, TimeZone::system())
-}
-
 /// Returns a moment as people read it, in that time zone.
 pub(crate) fn at(time: Time, zone: TimeZone) -> String {
     let moment = Timestamp::from_millisecond(time.0).unwrap_or_default();

@@ -142,7 +142,11 @@ fn usage(error: &clap::Error) -> Result<u8, CliError> {
 /// Returns the words that are commands, for suggestions.
 fn verbs() -> Vec<String> {
     use clap::CommandFactory as _;
-    Line::command().get_subcommands().filter(|verb| !verb.is_hide_set()).map(|verb| verb.get_name().to_owned()).collect()
+    Line::command()
+        .get_subcommands()
+        .filter(|verb| !verb.is_hide_set())
+        .map(|verb| verb.get_name().to_owned())
+        .collect()
 }
 
 /// Returns who calls, as it is told to askd.

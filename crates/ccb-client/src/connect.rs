@@ -229,7 +229,7 @@ impl Askd {
 
     /// Opens the socket without ever blocking: a full backlog is told at once.
     fn dial(&self) -> Result<UnixStream, Miss> {
-        let directory = File::open(self.home.root()).map_err(|error| miss(error.into()))?;
+        let directory = File::open(self.home.root()).map_err(miss)?;
         let path = self.home.socket(file::SOCKET, directory.as_raw_fd());
         let socket = nonblocking_socket().map_err(|error| miss(error.into()))?;
         let address = SocketAddrUnix::new(&path).map_err(|error| miss(error.into()))?;

@@ -103,11 +103,7 @@ impl Connection {
     }
 
     /// Returns what comes next while the call of that number is open.
-    pub(crate) fn hear<C: Call>(
-        &mut self,
-        number: u64,
-        patience: Patience<'_>,
-    ) -> Result<Heard<C::Answer>, CallError> {
+    pub(crate) fn hear<C: Call>(&mut self, number: u64, patience: Patience<'_>) -> Result<Heard<C::Answer>, CallError> {
         loop {
             let line = match self.read(patience)? {
                 Ok(line) => line,
@@ -119,7 +115,10 @@ impl Connection {
                 // A line that askd could not read is answered with the number 0.
                 Reply::Answer { call, result } if call == number || (call == 0 && result.is_err()) => {
                     let answer = serde_json::from_value(result?).map_err(|error| {
-                        Refusal::new(Code::Internal, format!("askd's answer to `{}` is not understood: {error}", C::METHOD))
+                        Refusal::new(
+                            Code::Internal,
+                            format!("askd's answer to `{}` is not understood: {error}", C::METHOD),
+                        )
                     })?;
                     return Ok(Heard::Answer(answer));
                 }
@@ -190,7 +189,10 @@ mod tests {
         lines.add(b"on").unwrap();
         assert_eq!(lines.take(), None);
         lines.add(b"e\ntwo\nthr").unwrap();
-        assert_eq!((lines.take().unwrap(), lines.take().unwrap(), lines.take()), ("one\n".into(), "two\n".into(), None));
+        assert_eq!(
+            (lines.take().unwrap(), lines.take().unwrap(), lines.take()),
+            ("one\n".into(), "two\n".into(), None)
+        );
         lines.add(b"ee\n").unwrap();
         assert_eq!(lines.take().unwrap(), "three\n");
     }

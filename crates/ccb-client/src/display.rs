@@ -104,8 +104,7 @@ fn agents(agents: &[AgentView]) -> String {
 /// Returns what `ccb status` shows.
 pub(crate) fn health(health: &Health) -> String {
     let up = span(health.now.since(health.started));
-    let mut text =
-        format!("askd {}, pid {}, generation {}, up {up}\n", health.version, health.pid, health.generation);
+    let mut text = format!("askd {}, pid {}, generation {}, up {up}\n", health.version, health.pid, health.generation);
     let keeper = health.keeper.map_or("none".to_owned(), |pid| format!("pid {pid}"));
     let requests = format!("{} not over, {} ever accepted", health.unsettled, health.accepted);
     let mut rows = vec![
@@ -117,8 +116,7 @@ pub(crate) fn health(health: &Health) -> String {
     if let Some(end) = &health.last_end {
         rows.push(["  last end", end]);
     }
-    let attach =
-        health.attach.as_ref().map(|attach| format!("tmux -S {} attach -t {}", attach.socket, attach.session));
+    let attach = health.attach.as_ref().map(|attach| format!("tmux -S {} attach -t {}", attach.socket, attach.session));
     if let Some(attach) = &attach {
         rows.push(["  panes", attach]);
     }
@@ -133,7 +131,8 @@ pub(crate) fn explanation(explanation: &Explanation, zone: &TimeZone) -> String 
     let mut text = request_head(request, *now, zone);
     let row = |fact: &ccb_core::request::Evidence| {
         let turn = fact.turn.as_ref().map_or(String::new(), |turn| format!("turn {turn}"));
-        let after = format!("+{}", span(fact.at.since(request.accepted)));
+        let ms = fact.at.since(request.accepted);
+        let after = if ms < 10_000 { format!("+{ms} ms") } else { format!("+{}", span(ms)) };
         [format!("{after:>12}"), fact.source.clone(), line(&fact.what, 200), turn]
     };
     let rows: Vec<_> = evidence.iter().map(row).collect();
@@ -164,7 +163,10 @@ fn request_head(request: &RequestView, now: Time, zone: &TimeZone) -> String {
         let by = settled.ended_by.map_or(String::new(), |by| format!(", told by {}", by.word()));
         rows.push(["  settled".to_owned(), format!("{}{by}", after(settled.at, request))]);
         if let Some(late) = &settled.late {
-            rows.push(["  late answer".to_owned(), format!("{}, told by {}", after(late.at, request), late.ended_by.word())]);
+            rows.push([
+                "  late answer".to_owned(),
+                format!("{}, told by {}", after(late.at, request), late.ended_by.word()),
+            ]);
         }
     }
     if let Some(delivered) = request.delivered {

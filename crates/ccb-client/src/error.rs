@@ -1,5 +1,6 @@
 //! An error as a user sees it: what happened, and what to do. Printed by one function, once, at the edge.
 
+use std::fmt::Write as _;
 use std::io::Write as _;
 
 use ccb_core::wire::Refusal;
@@ -38,7 +39,7 @@ impl CliError {
     pub(crate) fn text(&self) -> String {
         let mut text = format!("error: {}\n", self.message);
         for hint in &self.hints {
-            text.push_str(&format!("hint: {hint}\n"));
+            let _ = writeln!(text, "hint: {hint}");
         }
         text
     }

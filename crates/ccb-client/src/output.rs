@@ -25,7 +25,10 @@ pub(crate) fn print(text: &str) -> Result<Printed, CliError> {
     let mut stdout = io::stdout().lock();
     let safe = if stdout.is_terminal() { display::safe(text) } else { text.to_owned() };
     let end = if safe.ends_with('\n') { "" } else { "\n" };
-    match stdout.write_all(safe.as_bytes()).and_then(|()| stdout.write_all(end.as_bytes())).and_then(|()| stdout.flush())
+    match stdout
+        .write_all(safe.as_bytes())
+        .and_then(|()| stdout.write_all(end.as_bytes()))
+        .and_then(|()| stdout.flush())
     {
         Ok(()) => Ok(Printed::Whole),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::Nobody),
@@ -40,7 +43,11 @@ pub(crate) fn print_json<T: Serialize>(value: &T) -> Result<Printed, CliError> {
 
 /// Prints `value` as JSON or as `text` makes it.
 pub(crate) fn show<T: Serialize>(json: bool, value: &T, text: impl FnOnce(&T) -> String) -> Result<u8, CliError> {
-    if json { print_json(value)? } else { print(&text(value))? };
+    if json {
+        print_json(value)?
+    } else {
+        print(&text(value))?
+    };
     Ok(crate::exit::OK)
 }
 

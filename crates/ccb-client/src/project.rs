@@ -36,8 +36,11 @@ struct Stamp {
 pub(crate) fn here(context: &Context) -> Result<Place, CliError> {
     let user = context.environment.absolute("HOME");
     let work_dir = find(&context.cwd, user.as_deref()).ok_or_else(|| {
-        CliError::new(format!("no project here: neither {} nor a directory above it has `.ccb/`", context.cwd.display()))
-            .hint("run `ccb` in the project's directory to make one")
+        CliError::new(format!(
+            "no project here: neither {} nor a directory above it has `.ccb/`",
+            context.cwd.display()
+        ))
+        .hint("run `ccb` in the project's directory to make one")
     })?;
     place(context, &work_dir)
 }

@@ -48,7 +48,7 @@ impl Interrupt {
     }
 }
 
-impl<'a> Patience<'a> {
+impl Patience<'_> {
     /// Returns the patience of `duration` from now.
     pub(crate) fn of(duration: Duration) -> Self {
         Self { until: Instant::now().checked_add(duration), interrupt: None }
@@ -63,12 +63,6 @@ impl<'a> Patience<'a> {
             (until, limit) => until.or(limit),
         };
         Self { until, ..self }
-    }
-
-    /// Returns the same, cut short by `interrupt`.
-    #[must_use]
-    pub(crate) fn or(self, interrupt: &'a Interrupt) -> Self {
-        Self { interrupt: Some(interrupt), ..self }
     }
 
     /// Returns whether it is at its end.
@@ -156,7 +150,7 @@ mod tests {
         let (pressed, mut key) = UnixStream::pair().unwrap();
         key.write_all(b"x").unwrap();
         let interrupt = Interrupt(pressed);
-        let patience = Patience::default().or(&interrupt);
+        let patience = Patience { until: None, interrupt: Some(&interrupt) };
         assert_eq!(readable(reader.as_fd(), patience).unwrap(), Woken::Interrupted);
         assert_eq!(pause(Duration::from_secs(60), patience).unwrap(), Woken::Interrupted);
     }

@@ -76,8 +76,9 @@ fn replay() {
 #[track_caller]
 fn caught(sabotage: Sabotage, promise: &str, within: u64) {
     for seed in 0..within {
-        if let Err(broken) = World::new(seed, Some(sabotage), false).run() {
-            assert_eq!(broken.promise, promise, "{sabotage:?}, seed {seed}: {}", broken.what);
+        let result = World::new(seed, Some(sabotage), false).run();
+        // One fault may break several promises, according to what happens first.
+        if result.is_err_and(|broken| broken.promise == promise) {
             return;
         }
     }
@@ -117,30 +118,4 @@ fn a_late_answer_thrown_away_is_noticed() {
 #[test]
 fn a_move_without_evidence_is_noticed() {
     caught(Sabotage::MoveUnexplained, "P4", 50);
-}
-
-#[test]
-#[ignore = "survey"]
-#[expect(clippy::print_stdout, reason = "a survey is for reading")]
-fn survey() {
-    let mut kinds: std::collections::BTreeMap<String, (u32, u64)> = Default::default();
-    let mut steps = 0u64;
-    for seed in 0..10_000 {
-        match World::new(seed, None, false).run() {
-            Ok(n) => steps += u64::from(n),
-            Err(b) => {
-                let what: String = b.what.chars().filter(|c| !c.is_ascii_digit()).take(90).collect();
-                let e = kinds.entry(format!("{} {what}", b.promise)).or_insert((0, seed));
-                e.0 += 1;
-            }
-        }
-    }
-    println!("steps {steps}");
-    for (k, v) in kinds { println!("{v:?} {k}"); }
-    use Sabotage::*;
-    for s in [ForgetQueued, KeepSilent, OfferAgainWithoutProof, IgnoreBusy, AnyTurnEnds, DropLate, MoveUnexplained] {
-        let mut first = None; let mut n = 0; let mut by = std::collections::BTreeMap::new();
-        for seed in 0..1000 { if let Err(b) = World::new(seed, Some(s), false).run() { n += 1; first.get_or_insert(seed); *by.entry(b.promise).or_insert(0) += 1; } }
-        println!("{s:?} first {first:?} of 1000: {n} {by:?}");
-    }
 }

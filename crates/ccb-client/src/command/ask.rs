@@ -56,9 +56,7 @@ fn all(context: &Context, askd: &Askd, options: &Options, message: &str) -> Resu
     if others.is_empty() {
         return Err(CliError::new("there is no agent to ask").hint("`ccb codex` starts one"));
     }
-    let ask = |name: &AgentName| {
-        askd.call(&call(context, options, name.to_string(), message.to_owned(), Mode::Async))
-    };
+    let ask = |name: &AgentName| askd.call(&call(context, options, name.to_string(), message.to_owned(), Mode::Async));
     let accepted: Vec<Accepted> = others.iter().map(ask).collect::<Result<_, _>>()?;
     output::show(options.json, &accepted, |accepted| {
         let lines: Vec<String> = accepted.iter().map(submitted).collect();
@@ -108,10 +106,9 @@ fn decode(bytes: &[u8]) -> String {
         char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
     };
     match bytes {
-        [0xef, 0xbb, 0xbf, text @ ..] => String::from_utf8_lossy(text).into_owned(),
         [0xff, 0xfe, text @ ..] => utf16(text, u16::from_le_bytes),
         [0xfe, 0xff, text @ ..] => utf16(text, u16::from_be_bytes),
-        text => String::from_utf8_lossy(text).into_owned(),
+        [0xef, 0xbb, 0xbf, text @ ..] | text => String::from_utf8_lossy(text).into_owned(),
     }
 }
 
@@ -130,10 +127,17 @@ mod tests {
             state: "queued".into(),
             why: String::new(),
         };
-        insta::assert_snapshot!(format!("{}\n{MANDATORY}", submitted(&accepted)), @"");
+        insta::assert_snapshot!(format!("{}\n{MANDATORY}", submitted(&accepted)), @r#"
+        [CCB_ASYNC_SUBMITTED provider=codex]
+        Codex processing (task: 20261122-205301-123-4711-1)
+        MANDATORY: end your turn now, without waiting, polling or answering in the other agent's place; the answer will come to you by itself, as a new message.
+        "#);
         accepted.agent = AgentName::new("reviewer").unwrap();
         accepted.provider = "claude".into();
-        insta::assert_snapshot!(submitted(&accepted), @"");
+        insta::assert_snapshot!(submitted(&accepted), @r#"
+        [CCB_ASYNC_SUBMITTED provider=reviewer]
+        reviewer (Claude) processing (task: 20261122-205301-123-4711-1)
+        "#);
     }
 
     #[test]

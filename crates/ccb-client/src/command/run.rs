@@ -38,7 +38,8 @@ const TERMINAL: [&str; 4] = ["TERM", "TMUX", "TMUX_PANE", "COLORTERM"];
 /// The runner.
 struct Pane {
     agent: String,
-    pane: Option<String>,
+    /// What its tmux server calls it.
+    id: Option<String>,
     program: PathBuf,
     terminal_env: BTreeMap<String, String>,
     link: Link,
@@ -94,7 +95,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     let env = |name: &str| Some((name.to_owned(), context.environment.text(name)?.to_owned()));
     let mut pane = Pane {
         agent: options.agent.clone(),
-        pane: context.environment.text("TMUX_PANE").map(str::to_owned),
+        id: context.environment.text("TMUX_PANE").map(str::to_owned),
         program: program::own()?,
         terminal_env: TERMINAL.into_iter().filter_map(env).collect(),
         link: Link::start(askd).map_err(cannot)?,
@@ -203,7 +204,7 @@ impl Pane {
     }
 
     fn launch(&mut self) {
-        let launch = Launch { agent: self.agent.clone(), pane: self.pane.clone() };
+        let launch = Launch { agent: self.agent.clone(), pane: self.id.clone() };
         self.launching = self.link.call(&launch);
     }
 
@@ -218,14 +219,15 @@ impl Pane {
         let has_server = spec.server.is_some();
         let has_tui = spec.tui.is_some();
         self.spec = Some(spec);
-        match self.server.pid() {
-            Some(pid) => self.report(RunnerEvent::ServerStarted { pid }),
-            None if has_server && !self.server.is_kept() => self.start_server(),
-            None => {}
-        }
+        // First what is to be seen: askd then knows, before it reaches the server, that a TUI shows its session.
         match self.tui.pid() {
             Some(pid) => self.report(RunnerEvent::TuiStarted { pid }),
             None if has_tui && !self.tui.is_kept() && self.asking == Asking::Nothing => self.start_tui(),
+            None => {}
+        }
+        match self.server.pid() {
+            Some(pid) => self.report(RunnerEvent::ServerStarted { pid }),
+            None if has_server && !self.server.is_kept() => self.start_server(),
             None => {}
         }
     }

@@ -19,6 +19,7 @@ use crate::{Context, exit, output};
 const MOUNT_LIMIT: Duration = Duration::from_secs(60);
 
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own on the command line")]
 pub(super) struct Options {
     /// Which agents: configured names, or `name:provider`; without any, all that are configured
     pub(super) agents: Vec<String>,
@@ -109,14 +110,14 @@ fn agent(word: &str, config: &Config) -> Result<String, CliError> {
 fn unknown(word: &str, config: &Config) -> CliError {
     let verbs = super::verbs();
     let names = config.agents.iter().map(|agent| agent.name.as_str());
-    let known: Vec<&str> = names.chain(TABLE.iter().map(|row| row.name)).chain(verbs.iter().map(String::as_str)).collect();
+    let known: Vec<&str> =
+        names.chain(TABLE.iter().map(|row| row.name)).chain(verbs.iter().map(String::as_str)).collect();
     let error = CliError::new(format!("`{word}` is no agent, no provider and no command"));
     match nearest(word, known.iter().copied()) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error.hint("`ccb --help` lists the commands").hint(format!(
-            "providers are {}",
-            TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", ")
-        )),
+        None => error
+            .hint("`ccb --help` lists the commands")
+            .hint(format!("providers are {}", TABLE.iter().map(|row| row.name).collect::<Vec<_>>().join(", "))),
     }
 }
 
@@ -159,11 +160,25 @@ mod tests {
     #[test]
     fn unknown_words_are_errors_with_the_nearest_that_is_known() {
         let text = |word: &str| agents(&[word.to_owned()], &config()).unwrap_err().text();
-        insta::assert_snapshot!(text("reviwer"), @"");
-        insta::assert_snapshot!(text("explan"), @"");
-        insta::assert_snapshot!(text("zebra"), @"");
-        insta::assert_snapshot!(text("a:claud"), @"");
-        insta::assert_snapshot!(agents(&[], &Config::default()).unwrap_err().text(), @"");
+        insta::assert_snapshot!(text("reviwer"), @r#"
+        error: `reviwer` is no agent, no provider and no command
+        hint: did you mean `reviewer`?
+        "#);
+        insta::assert_snapshot!(text("explan"), @r#"
+        error: `explan` is no agent, no provider and no command
+        hint: did you mean `explain`?
+        "#);
+        insta::assert_snapshot!(text("zebra"), @r#"
+        error: `zebra` is no agent, no provider and no command
+        hint: `ccb --help` lists the commands
+        hint: providers are codex, claude, gemini, opencode, droid
+        "#);
+        insta::assert_snapshot!(text("a:claud"), @"error: unknown provider `claud`; did you mean `claude`?");
+        insta::assert_snapshot!(agents(&[], &Config::default()).unwrap_err().text(), @r#"
+        error: no agents are given, and none are configured
+        hint: name them: `ccb codex` or `ccb writer:codex,reviewer:claude`
+        hint: or list them in .ccb/ccb.config, in the same words
+        "#);
     }
 
     #[test]

@@ -115,7 +115,14 @@ mod tests {
 
     #[test]
     fn what_would_run_is_shown_without_values_of_the_environment() {
-        insta::assert_snapshot!(what_would_run(&parse(TEXT).unwrap()), @"");
+        insta::assert_snapshot!(what_would_run(&parse(TEXT).unwrap()), @r#"
+        .ccb/ccb.config would run as you:
+            agent        stub (Codex)
+            command      ./stub
+            arguments    "a b"
+            environment  KEY
+            reads        t.jsonl
+        "#);
     }
 
     #[test]

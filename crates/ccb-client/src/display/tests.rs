@@ -58,8 +58,18 @@ fn ps_shows_agents_and_open_requests() {
         agents: vec![agent("codex", None), agent("reviewer", Some("rate limit: try later"))],
         requests: vec![request("r1", None)],
     };
-    insta::assert_snapshot!(overview(&view, Time(START + 12_300)), @"");
-    insta::assert_snapshot!(overview(&Overview { agents: vec![], requests: vec![] }, Time(0)), @"");
+    insta::assert_snapshot!(overview(&view, Time(START + 12_300)), @r#"
+        AGENT     PROVIDER  RUNG    STATE  QUEUED  CURRENT  WHY
+        codex     codex     joined  busy   2       r1       at a turn
+        reviewer  codex     joined  busy   2       -        at a turn
+        codex: joined: its own app-server
+        reviewer: joined: its own app-server
+        reviewer: last error: rate limit: try later
+
+        REQUEST  AGENT     FROM    STATE   AGE     WHY                MESSAGE
+        r1       reviewer  manual  queued  12.3 s  the agent is busy  review the parser
+        "#);
+    insta::assert_snapshot!(overview(&Overview { agents: vec![], requests: vec![] }, Time(0)), @"no agents; `ccb codex` starts one");
 }
 
 #[test]
@@ -80,10 +90,30 @@ fn explain_shows_each_fact_with_its_time() {
         ],
         now: Time(START + 90_000),
     };
-    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @"");
+    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @r#"
+        r1 from manual for reviewer: incomplete: the deadline passed before the answer came
+          message      review the parser
+          accepted     2026-11-22 19:53:01, 1 min 30 s ago
+          deadline     2026-11-22 20:53:01, 1 h 0 min after acceptance
+          offers       1
+          turn         t-1
+          settled      +1 min 1 s
+          late answer  +1 min 5 s, told by protocol
+               +0 ms  client    accepted
+              +12 ms  askd      offered
+            +1250 ms  protocol  the turn has begun       turn t-1
+          +1 min 1 s  askd      the deadline has passed
+        "#);
     view.request = request("r2", None);
     view.evidence.clear();
-    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @"");
+    insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @r#"
+        r2 from manual for reviewer: queued: the agent is busy
+          message   review the parser
+          accepted  2026-11-22 19:53:01, 1 min 30 s ago
+          deadline  2026-11-22 20:53:01, 1 h 0 min after acceptance
+          offers    1
+          turn      t-1
+        "#);
 }
 
 #[test]
@@ -102,7 +132,15 @@ fn status_shows_health_and_the_last_end() {
         last_end: Some("killed by signal 9".into()),
         attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
     };
-    insta::assert_snapshot!(health(&view), @"");
+    insta::assert_snapshot!(health(&view), @r#"
+        askd 0.1.0, pid 12, generation 3, up 5 min 0 s
+          keeper    pid 11
+          project   /p
+          home      /h
+          requests  1 not over, 12 ever accepted
+          last end  killed by signal 9
+          panes     tmux -S /h/tmux.sock attach -t ccb
+        "#);
 }
 
 #[test]
@@ -111,7 +149,13 @@ fn conversations_are_told_from_the_oldest() {
         requests: vec![request("r2", None), request("r1", Some(settlement(Some("whole\n"))))],
         questions: vec!["second".into(), "first".into()],
     };
-    insta::assert_snapshot!(conversation(&replies), @"");
+    insta::assert_snapshot!(conversation(&replies), @r#"
+        Q: first
+        A: whole
+        ---
+        Q: second
+        A: (queued: the agent is busy)
+        "#);
 }
 
 #[test]

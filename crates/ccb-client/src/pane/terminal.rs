@@ -6,7 +6,8 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 
 /// Leaves the alternate screen; shows the cursor; ends mouse reports, focus reports, bracketed paste, and the
 /// extended keyboard.
-const RESET: &str = "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[<u\x1b[0m";
+const RESET: &str =
+    "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[<u\x1b[0m";
 
 /// The terminal's settings at the runner's start.
 pub(crate) struct Terminal(Option<Termios>);

@@ -65,7 +65,7 @@ pub(crate) struct SimAgent {
 impl SimAgent {
     pub(crate) fn new(name: &str, rung: Rung) -> Self {
         Self {
-            name: AgentName::new(name).unwrap(),
+            name: AgentName::new(name).expect("a name"),
             rung,
             alive: true,
             configured: true,

@@ -144,7 +144,7 @@ impl Check {
         let over = offering.deadline.is_some_and(|at| at.0 <= world.now);
         hold(!over, "P4", || format!("{id} is offered after its deadline"))?;
         let carried = match &offering.kind {
-            Kind::Notice { of } => step.saves.iter().find(|r| &r.id == of).or_else(|| world.disk.requests.get(of)),
+            Kind::Notice { of } => step.saves.iter().find(|r| &r.id == of).cloned().or_else(|| world.version(of)),
             Kind::Ask => None,
         };
         let needless =
@@ -185,54 +185,54 @@ impl Check {
             Outcome::Failed { .. } | Outcome::Incomplete { .. } | Outcome::Cancelled { .. } => Ok(()),
         }
     }
+}
 
-    /// P1: what is not over is on disk, in memory, and in exactly one agent's hands.
-    pub(crate) fn committed(&self, world: &World) -> Checked {
-        let Some(state) = &world.state else { return Ok(()) };
-        for id in &world.disk.unsettled {
-            let Some(request) = state.requests.get(id) else {
-                return Err(Violation::new("P1", format!("{id} is forgotten")));
-            };
-            hold(Some(request) == world.disk.requests.get(id), "P1", || format!("{id} is not on disk as it is"))?;
-            let agent = state.agents.get(&request.agent);
-            let queued = agent.is_some_and(|agent| agent.queue.contains(id));
-            let current = agent.is_some_and(|agent| agent.current.as_ref() == Some(id));
-            hold(queued == (request.stage == Stage::Queued) && current != queued, "P1", || {
-                format!("{id} is {} but queued: {queued}, current: {current}", request.stage.word())
-            })?;
-        }
-        Ok(())
+/// P1: what is not over is on disk, in memory, and in exactly one agent's hands.
+pub(crate) fn committed(world: &World) -> Checked {
+    let Some(state) = &world.state else { return Ok(()) };
+    for id in &world.disk.unsettled {
+        let Some(request) = state.requests.get(id) else {
+            return Err(Violation::new("P1", format!("{id} is forgotten")));
+        };
+        hold(Some(request) == world.disk.requests.get(id), "P1", || format!("{id} is not on disk as it is"))?;
+        let agent = state.agents.get(&request.agent);
+        let queued = agent.is_some_and(|agent| agent.queue.contains(id));
+        let current = agent.is_some_and(|agent| agent.current.as_ref() == Some(id));
+        hold(queued == (request.stage == Stage::Queued) && current != queued, "P1", || {
+            format!("{id} is {} but queued: {queued}, current: {current}", request.stage.word())
+        })?;
     }
+    Ok(())
+}
 
-    /// At the end everything is settled, and every asker could learn it.
-    pub(crate) fn end(&self, world: &World) -> Checked {
-        for request in world.disk.requests.values() {
-            let id = &request.id;
-            hold(request.is_settled(), "P1", || format!("{id} never ends: {request:?}"))?;
-            if let (Asker::Agent { name }, Kind::Ask) = (&request.asker, &request.kind) {
-                let here = world.agents.iter().any(|agent| agent.configured && &agent.name == name);
-                let learnt = request.delivered.is_some() || request.notices > 0;
-                hold(learnt || !here, "P1", || format!("{name} never learns what became of {id}: {request:?}"))?;
-            }
-            if let Kind::Notice { of } = &request.kind {
-                let consumed = request.turn().is_some() && request.settlement().is_some_and(|s| s.ended_by.is_some());
-                let marked = world.disk.requests.get(of).is_some_and(|of| of.delivered.is_some());
-                hold(marked || !consumed || !world.thorough, "P4", || format!("{of} is delivered, but not marked so"))?;
-            }
+/// At the end everything is settled, and every asker could learn it.
+pub(crate) fn end(world: &World) -> Checked {
+    for request in world.disk.requests.values() {
+        let id = &request.id;
+        hold(request.is_settled(), "P1", || format!("{id} never ends: {request:?}"))?;
+        if let (Asker::Agent { name }, Kind::Ask) = (&request.asker, &request.kind) {
+            let here = world.agents.iter().any(|agent| agent.configured && &agent.name == name);
+            let learnt = request.delivered.is_some() || request.notices > 0;
+            hold(learnt || !here, "P1", || format!("{name} never learns what became of {id}: {request:?}"))?;
         }
-        for client in &world.clients {
-            let stored = world.disk.requests.get(&client.id);
-            hold(!client.accepted || stored.is_some(), "P1", || format!("{} was accepted and is lost", client.id))?;
-            hold(!client.waiting || client.told, "P1", || format!("who waits for {} is not told", client.id))?;
+        if let Kind::Notice { of } = &request.kind {
+            let consumed = request.turn().is_some() && request.settlement().is_some_and(|s| s.ended_by.is_some());
+            let marked = world.disk.requests.get(of).is_some_and(|of| of.delivered.is_some());
+            hold(marked || !consumed || !world.thorough, "P4", || format!("{of} is delivered, but not marked so"))?;
         }
-        let Some(state) = &world.state else { return Ok(()) };
-        for agent in state.agents.values() {
-            let stuck = agent.current.as_ref().or_else(|| agent.queue.front());
-            hold(stuck.is_none(), "P1", || format!("{} is stuck with {stuck:?}", agent.name))?;
-        }
-        let kept: Vec<_> = state.requests.keys().collect();
-        hold(kept.is_empty() || !world.thorough, "P11", || format!("kept in memory for nothing: {kept:?}"))
     }
+    for client in &world.clients {
+        let stored = world.disk.requests.get(&client.id);
+        hold(!client.accepted || stored.is_some(), "P1", || format!("{} was accepted and is lost", client.id))?;
+        hold(!client.waiting || client.told, "P1", || format!("who waits for {} is not told", client.id))?;
+    }
+    let Some(state) = &world.state else { return Ok(()) };
+    for agent in state.agents.values() {
+        let stuck = agent.current.as_ref().or_else(|| agent.queue.front());
+        hold(stuck.is_none(), "P1", || format!("{} is stuck with {stuck:?}", agent.name))?;
+    }
+    let kept: Vec<_> = state.requests.keys().collect();
+    hold(kept.is_empty() || !world.thorough, "P11", || format!("kept in memory for nothing: {kept:?}"))
 }
 
 /// Returns the turn that truly holds the request.
@@ -250,8 +250,8 @@ fn created(world: &World, after: &Request, noted: bool, step: &Step) -> Checked 
     match &after.kind {
         Kind::Ask => hold(step.verdict == Verdict::Accepted, "P1", || format!("{} is saved, not accepted", after.id)),
         Kind::Notice { of } => {
-            let carried = step.saves.iter().find(|saved| &saved.id == of).or_else(|| world.disk.requests.get(of));
-            let settled = carried.and_then(Request::settlement);
+            let carried = step.saves.iter().find(|saved| &saved.id == of).cloned().or_else(|| world.version(of));
+            let settled = carried.as_ref().and_then(Request::settlement);
             let holds = settled.is_some_and(|s| {
                 after.message.contains(s.late.as_ref().map_or(s.reply.as_str(), |late| late.reply.as_str()))
             });

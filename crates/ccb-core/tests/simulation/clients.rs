@@ -25,6 +25,7 @@ pub(crate) enum Act {
 }
 
 /// One client with its one request.
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(crate) struct Client {
     pub(crate) id: RequestId,
     agent: usize,
@@ -52,7 +53,7 @@ impl Client {
             _ => Some(rng.range(30_000, 200_000)),
         };
         Self {
-            id: RequestId::new(&format!("20261122-{n}")).unwrap(),
+            id: RequestId::new(&format!("20261122-{n}")).expect("an id"),
             agent: rng.below(agents.len()),
             asker: rng.chance(60).then(|| rng.below(agents.len())),
             waits: rng.chance(50),

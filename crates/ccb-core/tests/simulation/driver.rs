@@ -9,7 +9,7 @@ use ccb_core::state::State;
 use ccb_core::step::{Effect, Input, Step, step, wake};
 use ccb_core::time::Time;
 
-use crate::check::Violation;
+use crate::check::{self, Violation};
 use crate::rng::Rng;
 use crate::world::{Event, World};
 
@@ -41,7 +41,7 @@ pub(crate) struct Batch {
 
 impl World {
     /// Returns the newest version of a request: of the open batch, else of the disk.
-    fn version(&self, id: &RequestId) -> Option<Request> {
+    pub(crate) fn version(&self, id: &RequestId) -> Option<Request> {
         let open = self.batch.iter().rev().flat_map(|done| done.step.saves.iter().rev());
         open.into_iter().find(|saved| &saved.id == id).or_else(|| self.disk.requests.get(id)).cloned()
     }
@@ -104,10 +104,9 @@ impl World {
             }
             self.disk.requests.insert(saved.id.clone(), saved.clone());
         }
-        self.check.committed(self)?;
+        check::committed(self)?;
         let doom = self.doom.take();
-        let mut performed = 0;
-        for effect in batch.iter().flat_map(|done| &done.step.effects) {
+        for (performed, effect) in batch.iter().flat_map(|done| &done.step.effects).enumerate() {
             if let Some(Doom::AfterEffects(n)) = doom
                 && performed >= n
             {
@@ -115,7 +114,6 @@ impl World {
                 return Ok(());
             }
             self.perform(effect.clone());
-            performed += 1;
         }
         if doom.is_some() {
             self.crash();

@@ -20,13 +20,13 @@ impl Rng {
 
     /// Returns a number in `from..to`.
     pub(crate) fn range(&mut self, from: i64, to: i64) -> i64 {
-        let span = u64::try_from(to - from).unwrap();
-        from + i64::try_from(self.next() % span).unwrap()
+        let span = to.abs_diff(from);
+        from + i64::try_from(self.next() % span).expect("a small span")
     }
 
     /// Returns an index below `len`.
     pub(crate) fn below(&mut self, len: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(len).unwrap()).unwrap()
+        usize::try_from(self.next() % len as u64).expect("below a length")
     }
 
     /// Returns true in so many cases out of a hundred.

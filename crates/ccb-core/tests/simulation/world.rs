@@ -9,7 +9,7 @@ use ccb_core::state::{Policy, Presence, Sabotage, State};
 use ccb_core::step::{Effect, Input};
 
 use crate::agents::{Draft, Rung, SimAgent, answer, partial};
-use crate::check::{Check, Violation};
+use crate::check::{self, Check, Violation};
 use crate::clients::{Act, Client};
 use crate::driver::{Batch, Doom};
 use crate::rng::Rng;
@@ -103,8 +103,8 @@ impl World {
         let rough = !rng.chance(10);
         let agents = (0..1 + rng.below(3))
             .map(|n| {
-                let rung = [Rung::Joined, Rung::Sighted, Rung::Blind][rng.below(3)];
-                SimAgent::new(["ada", "bob", "cyd"][n], rung)
+                let drive = [Rung::Joined, Rung::Sighted, Rung::Blind][rng.below(3)];
+                SimAgent::new(["ada", "bob", "cyd"][n], drive)
             })
             .collect();
         let policy = Policy { sabotage: sabotage.into_iter().collect(), ..Policy::default() };
@@ -148,7 +148,7 @@ impl World {
                 self.flush()?;
             }
         }
-        self.check.end(self)?;
+        check::end(self)?;
         Ok(self.steps)
     }
 

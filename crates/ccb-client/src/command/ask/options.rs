@@ -118,9 +118,9 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Line, CliError> {
         }
     }
     let mut words = words.into_iter();
-    options.agent = words.next().ok_or_else(|| {
-        CliError::new("no agent is given").hint("`ask <agent> <message>`; `ccb ps` lists the agents")
-    })?;
+    options.agent = words
+        .next()
+        .ok_or_else(|| CliError::new("no agent is given").hint("`ask <agent> <message>`; `ccb ps` lists the agents"))?;
     let words: Vec<String> = words.collect();
     options.message = (!words.is_empty()).then(|| words.join(" "));
     Ok(Line::Ask(options))

@@ -42,8 +42,7 @@ struct StatusLine {
 
 /// Asks, waits, prints the answer, and says that it was printed.
 pub(super) fn run(askd: &Askd, ask: Ask, options: &Options) -> Result<u8, CliError> {
-    let interrupt =
-        Interrupt::catch().map_err(|error| CliError::new(format!("cannot watch for Ctrl-C: {error}")))?;
+    let interrupt = Interrupt::catch().map_err(|error| CliError::new(format!("cannot watch for Ctrl-C: {error}")))?;
     let limit = ask.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let until = limit.and_then(|limit| Instant::now().checked_add(limit)?.checked_add(GRACE));
     let patience = Patience { until, interrupt: Some(&interrupt) };
