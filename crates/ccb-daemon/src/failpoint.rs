@@ -1,6 +1,7 @@
 //! A test aid: dies, stops or waits at a named edge, so that tests reach what lies between two actions.
 //!
-//! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge, `<name>=stop`
+//! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge (`<name>=abort:<path>`
+//! only while `<path>` does not exist, which it creates: once, whoever starts the process again), `<name>=stop`
 //! stops it, `<name>=wait:<path>` creates `<path>.reached` and goes on once `<path>` exists. Unset, as it
 //! always is outside tests, an edge costs one load and a branch.
 
@@ -28,6 +29,7 @@ struct Point {
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
     Abort,
+    AbortOnce(PathBuf),
     Stop,
     Wait(PathBuf),
 }
@@ -67,6 +69,12 @@ fn strike(name: &str) -> Option<&'static Path> {
     let point = POINT.as_ref().filter(|point| point.name == name)?;
     let signal = match &point.action {
         Action::Abort => Signal::KILL,
+        Action::AbortOnce(path) => {
+            if std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err() {
+                return None;
+            }
+            Signal::KILL
+        }
         Action::Stop => Signal::STOP,
         Action::Wait(path) => {
             let mut reached = path.clone().into_os_string();
@@ -84,7 +92,11 @@ fn parse(text: &str) -> Option<Point> {
     let action = match action {
         "abort" => Action::Abort,
         "stop" => Action::Stop,
-        _ => Action::Wait(action.strip_prefix("wait:")?.into()),
+        _ => match action.split_once(':')? {
+            ("abort", path) => Action::AbortOnce(path.into()),
+            ("wait", path) => Action::Wait(path.into()),
+            _ => return None,
+        },
     };
     Some(Point { name: name.to_owned(), action })
 }
@@ -97,6 +109,7 @@ mod tests {
     fn a_point_is_a_name_and_an_action() {
         let point = |action| Some(Point { name: "paste.loaded".to_owned(), action });
         assert_eq!(parse("paste.loaded=abort"), point(Action::Abort));
+        assert_eq!(parse("paste.loaded=abort:/tmp/x"), point(Action::AbortOnce("/tmp/x".into())));
         assert_eq!(parse("paste.loaded=stop"), point(Action::Stop));
         assert_eq!(parse("paste.loaded=wait:/tmp/a=b"), point(Action::Wait("/tmp/a=b".into())));
         for rubbish in ["", "x", "x=", "x=y"] {

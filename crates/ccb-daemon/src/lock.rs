@@ -16,7 +16,8 @@ impl Lock {
     /// Takes the lock at `path`; none if somebody else holds it.
     pub(crate) fn take(path: &Path) -> io::Result<Option<Self>> {
         let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
-        match file.try_lock() {
+        let taken = if crate::failpoint::sabotaged("lock") { Ok(()) } else { file.try_lock() };
+        match taken {
             Ok(()) => {
                 let lock = Self { file, path: path.to_owned() };
                 // Deleted between open and lock: what we hold is nobody's lock.

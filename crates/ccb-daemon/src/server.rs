@@ -446,6 +446,9 @@ impl Connection {
                 } else {
                     wire::notice_line("progress", &progress)
                 };
+                if settled && crate::failpoint::sabotaged("acknowledgement") {
+                    door.engine.tell(Input::Acknowledged { id: view.id.clone() });
+                }
                 if out.send(line).is_err() || settled {
                     return;
                 }

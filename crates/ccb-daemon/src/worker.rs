@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use ccb_core::home::{Home, file};
 use ccb_core::request::Request;
 use ccb_core::settings::{heartbeat_interval, seconds, truthy};
-use ccb_core::state::Policy;
+use ccb_core::state::{Policy, Sabotage};
 use ccb_core::step::Effect;
 use ccb_core::time::Time;
 use serde_json::json;
@@ -135,6 +135,11 @@ fn policy() -> Policy {
     let mut policy = Policy::default();
     let off = |word: &str| !word.is_empty() && !truthy(word);
     policy.notices = !std::env::var("CCB_COMPLETION_HOOK_ENABLED").is_ok_and(|word| off(&word));
+    for (name, fault) in [("idle-check", Sabotage::IgnoreBusy), ("proof", Sabotage::OfferAgainWithoutProof)] {
+        if crate::failpoint::sabotaged(name) {
+            policy.sabotage.push(fault);
+        }
+    }
     if let Ok(word) = std::env::var("CCB_PROOF_GRACE_S") {
         let grace = seconds(Some(&word), 20.0, 0.1, 3600.0);
         policy.consume_grace = i64::try_from(grace.as_millis()).unwrap_or(policy.consume_grace);

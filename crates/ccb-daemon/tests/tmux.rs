@@ -321,7 +321,7 @@ async fn a_pane_of_another_process_gets_nothing() {
 #[tokio::test]
 async fn the_agent_must_be_at_home_in_its_pane() {
     let lab = Lab::new();
-    let run = "sleep 1000 & printf ready; stty raw -echo; exec cat > \"$1\"";
+    let run = "stty raw -echo; sleep 1000 & printf ready; exec cat > \"$1\"";
     let pane = lab.start(&["sh", "-c", run, "sh", &lab.keys()]).await;
     lab.shows(&pane, "ready").await;
     let agent = children(pane.pins.process.pid).pop().expect("the sleeping child");
