@@ -24,7 +24,7 @@ pub(crate) enum Printed {
 pub(crate) fn print(text: &str) -> Result<Printed, CliError> {
     let mut stdout = io::stdout().lock();
     let safe = if stdout.is_terminal() { display::safe(text) } else { text.to_owned() };
-    let end = if safe.ends_with('\n') { "" } else { "\n" };
+    let end = line_end(&safe);
     match stdout
         .write_all(safe.as_bytes())
         .and_then(|()| stdout.write_all(end.as_bytes()))
@@ -34,6 +34,11 @@ pub(crate) fn print(text: &str) -> Result<Printed, CliError> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Printed::Nobody),
         Err(error) => Err(CliError::new(format!("cannot write to standard output: {error}"))),
     }
+}
+
+/// Returns what makes `text` end with a newline; nothing needs none.
+pub(crate) fn line_end(text: &str) -> &'static str {
+    if text.is_empty() || text.ends_with('\n') { "" } else { "\n" }
 }
 
 /// Prints a value as one line of JSON.

@@ -209,7 +209,7 @@ pub struct Step {
 }
 
 impl Input {
-    /// Returns the request that the input speaks of: the caller has it loaded before [`step`].
+    /// Returns the request that the input speaks of: the caller has it loaded before [`step`](crate::step::step).
     pub fn request(&self) -> Option<&RequestId> {
         match self {
             Self::Submit(request) => Some(&request.id),

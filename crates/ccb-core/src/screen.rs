@@ -80,18 +80,24 @@ impl Look {
     fn read_lines(self, shown: &[String], cursor: (u16, u16)) -> Sight {
         let row = self.row();
         let rules: Vec<usize> = (0..shown.len()).filter(|i| is_rule(&shown[*i])).collect();
-        let from = rules.len().checked_sub(2).map_or(0, |i| rules[i]);
-        if let Some(word) = row.dialogs.iter().find(|word| shown[from..].iter().any(|line| line.contains(**word))) {
-            return Sight::Dialog((*word).to_owned());
+        let signed = |top: usize| shown.get(top + 1).and_then(|line| line.trim_start().strip_prefix(row.sign));
+        let dialog = |lines: &[String]| {
+            let words = row.dialogs.iter().find(|word| lines.iter().any(|line| line.contains(**word)));
+            words.map(|word| Sight::Dialog((*word).to_owned()))
+        };
+        // What somebody writes may look like a rule or a dialog: the composer reaches from the last rule that a
+        // sign follows down to the last rule of all, and a dialog is searched for outside it.
+        let top = rules.iter().rev().copied().find(|top| signed(*top).is_some());
+        let composer = top.zip(rules.last().copied()).filter(|(top, bottom)| top < bottom);
+        let Some((top, bottom)) = composer else {
+            let from = rules.len().checked_sub(2).map_or(0, |i| rules[i]);
+            return dialog(&shown[from..]).unwrap_or(Sight::Unclear);
+        };
+        if let Some(open) = dialog(&shown[bottom..]) {
+            return open;
         }
-        let [.., top, bottom] = rules[..] else {
-            return Sight::Unclear;
-        };
-        let inside = &shown[top + 1..bottom];
-        let Some(first) = inside.first().and_then(|line| line.trim_start().strip_prefix(row.sign)) else {
-            return Sight::Unclear;
-        };
-        let rest = inside[1..].iter().map(|line| line.trim_end());
+        let first = signed(top).unwrap_or_default();
+        let rest = shown[top + 2..bottom].iter().map(|line| line.trim_end());
         let text: Vec<&str> = std::iter::once(first.trim()).chain(rest).collect();
         let line = usize::from(cursor.1);
         Sight::Composer { text: text.join("\n").trim().to_owned(), cursor: line > top && line < bottom }
@@ -143,6 +149,10 @@ mod tests {
             Sight::Composer { text: String::new(), cursor: true }
         );
         assert_eq!(see(&[RULE, "❯ ", RULE, "Allow this? [y/N]"], (2, 1)), Sight::Dialog("[y/N]".into()));
+        let asks = Sight::Composer { text: "Do you want tea".into(), cursor: true };
+        assert_eq!(see(&[RULE, "❯ Do you want tea", RULE, "idle"], (2, 1)), asks);
+        let ruled = Sight::Composer { text: "a\n──────────\nb".into(), cursor: true };
+        assert_eq!(see(&[RULE, "❯ a", "──────────", "b", RULE], (2, 3)), ruled);
         assert_eq!(see(&["$ ls", "$"], (0, 0)), Sight::Unclear);
         assert_eq!(see(&[RULE, "no sign", RULE], (0, 1)), Sight::Unclear);
     }

@@ -164,6 +164,11 @@ impl Turn<'_> {
                 self.settle(&id, Outcome::Incomplete { reason: Incomplete::Deadline }, String::new(), None);
                 continue;
             }
+            let carried = request.carries().and_then(|of| self.state.requests.get(of));
+            if carried.is_some_and(needless) {
+                self.withdraw(&id);
+                continue;
+            }
             self.state.agent_mut(name).current = Some(id.clone());
             request.attempts += 1;
             request.stage = Stage::Offering { at: self.now };
@@ -235,32 +240,21 @@ impl Turn<'_> {
         if request.is_settled() && request.delivered.is_none() {
             request.delivered = Some(self.now);
             self.note(id, "client", "delivered: printed and acknowledged", None);
-            self.withdraw_notices(&request);
-            self.put(request);
+            let notices: Vec<RequestId> = (1..=request.notices).map(|n| id.notice(n)).collect();
+            self.put(request.clone());
+            for notice in notices {
+                let waits = self.state.requests.get(&notice).is_some_and(|notice| notice.stage == Stage::Queued);
+                if waits && needless(&request) {
+                    self.withdraw(&notice);
+                }
+            }
         }
     }
 
-    /// The asker has the reply: a notice of it that has not reached the agent yet is not needed any more. One that
-    /// announces a late answer is, since the asker has acknowledged the earlier one.
-    fn withdraw_notices(&mut self, request: &Request) {
-        if request.settlement().is_none_or(|settlement| settlement.late.is_some()) {
-            return;
-        }
-        let by = "askd: the asker has the reply";
-        for n in 1..=request.notices {
-            let Some(mut notice) = self.get(&request.id.notice(n)) else {
-                continue;
-            };
-            match notice.stage {
-                Stage::Queued => self.settle(&notice.id, Outcome::Cancelled { by: by.into() }, String::new(), None),
-                Stage::Offering { .. } | Stage::Offered { .. } => {
-                    // Should it prove not taken, it is not offered again.
-                    notice.cancel = Some(by.into());
-                    self.put(notice);
-                }
-                Stage::Working { .. } | Stage::Settled(_) => {}
-            }
-        }
+    /// Ends a notice that waits while its asker has got the reply by another way.
+    fn withdraw(&mut self, notice: &RequestId) {
+        let by = "askd: the asker has the reply".into();
+        self.settle(notice, Outcome::Cancelled { by }, String::new(), None);
     }
 
     fn connected(&mut self, name: &AgentName) {
@@ -317,8 +311,8 @@ impl Turn<'_> {
                 self.put(request);
             }
             // Its deadline passed in mid-hand-over; the agent is not free before it is known what became of it.
-            Stage::Settled(_) => self.arm(id, Timer::Proof, due),
-            Stage::Queued | Stage::Offered { .. } | Stage::Working { .. } => {}
+            Stage::Settled(_) if self.is_current(&request) => self.arm(id, Timer::Proof, due),
+            Stage::Queued | Stage::Offered { .. } | Stage::Working { .. } | Stage::Settled(_) => {}
         }
     }
 
@@ -417,7 +411,11 @@ impl Turn<'_> {
                 if request.cancel.is_some() {
                     self.interrupt(&request);
                 }
+                let carried = request.carries().cloned();
                 self.put(request);
+                if let Some(of) = carried {
+                    self.carried(&of, id);
+                }
             }
             Stage::Settled(settlement)
                 if mixed
@@ -598,10 +596,7 @@ impl Turn<'_> {
         request.stage = Stage::Settled(Settlement { at: self.now, outcome, reply, ended_by, turn, mixed, late: None });
         let waited_for = self.state.waiting.get(id).is_some_and(|n| *n > 0);
         let waits = request.waits;
-        let carried = match &request.kind {
-            Kind::Notice { of } => Some(of.clone()),
-            Kind::Ask => None,
-        };
+        let carried = request.carries().cloned();
         self.put(request);
         if let Some(of) = carried {
             return self.carried(&of, id);
@@ -691,6 +686,11 @@ impl Turn<'_> {
             self.dispatch(&request.agent);
         }
     }
+}
+
+/// Whether a notice of it would say what the asker has acknowledged. One that announces a late answer says more.
+fn needless(request: &Request) -> bool {
+    request.delivered.is_some() && request.settlement().is_some_and(|settlement| settlement.late.is_none())
 }
 
 /// Whether a whole answer that comes after the settlement is news. Of a turn that is known to have ended with an

@@ -113,7 +113,11 @@ fn stopping() -> Refusal {
 
 fn restore(store: &Store, policy: Policy) -> anyhow::Result<State> {
     let (seq, _) = store.horizon()?;
-    Ok(State::restore(store.open_requests()?, seq + 1, policy))
+    let mut state = State::restore(store.open_requests()?, seq + 1, policy);
+    for id in state.lacks() {
+        state.requests.extend(store.request(&id)?.map(|request| (id, request)));
+    }
+    Ok(state)
 }
 
 struct Work {
@@ -131,6 +135,8 @@ struct Batch {
     notes: Vec<(RequestId, Evidence)>,
     effects: Vec<Effect>,
     answers: Vec<(Waiter, Verdict)>,
+    /// The requests that inputs spoke of: none of them stays in memory only because somebody asked.
+    touched: Vec<RequestId>,
 }
 
 impl Work {
@@ -170,6 +176,7 @@ impl Work {
             refuse(waiter, &error);
             return;
         }
+        batch.touched.extend(input.request().cloned());
         let done = step::step(&mut self.state, input, self.clock.now());
         batch.saves.extend(done.saves.into_iter().map(|request| (request.id.clone(), request)));
         batch.notes.extend(done.notes);
@@ -210,6 +217,9 @@ impl Work {
         for request in saves {
             self.publish(&request);
             self.state.forget_settled(&request.id);
+        }
+        for id in batch.touched {
+            self.state.forget_settled(&id);
         }
     }
 

@@ -11,6 +11,9 @@ use ccb_core::home::{Home, file};
 use rustix::fs::{Mode, OFlags};
 use serde_json::{Value, json};
 
+/// The size, in bytes, at which a log is set aside.
+const LOG_LIMIT: u64 = 4 << 20;
+
 /// An opened home.
 #[derive(Debug)]
 pub(crate) struct Files {
@@ -60,9 +63,13 @@ impl Files {
         write_atomic(&self.path(name), text.as_bytes())
     }
 
-    /// Opens the log for appending.
+    /// Opens the log for appending; one that has grown large is set aside first.
     pub(crate) fn log(&self) -> io::Result<File> {
-        OpenOptions::new().create(true).append(true).mode(0o600).open(self.path(file::LOG))
+        let path = self.path(file::LOG);
+        if std::fs::metadata(&path).is_ok_and(|log| log.len() > LOG_LIMIT) {
+            std::fs::rename(&path, self.path("askd.log.1"))?;
+        }
+        OpenOptions::new().create(true).append(true).mode(0o600).open(path)
     }
 
     /// Links the command names, which stand first on the panes' PATH, to our own programs.

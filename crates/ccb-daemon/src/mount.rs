@@ -94,7 +94,7 @@ impl Mounts {
     fn await_return(self: &Arc<Self>, agent: AgentName, identity: Identity) {
         let mounts = self.clone();
         tokio::spawn(async move {
-            watch(&identity).await;
+            identity.ended().await.ok();
             let reported = mounts.agents.lock().get(&agent).is_some_and(|slot| slot.runner.is_some());
             if !reported {
                 mounts.respawn(&agent, "its pane died before it reported to the new askd").await;
@@ -342,11 +342,10 @@ impl Mounts {
         let home = self.files.home().root().display().to_string();
         let env = [("CCB_RUN_DIR", home.as_str())];
         let opened = match &host {
-            Host::Own if server.has_session(SESSION).await.unwrap_or(false) => match self.neighbour(&server).await {
-                Some(target) => server.split(&target, Side::Right, &argv, &env).await,
-                None => server.start_session(SESSION, SIZE, &argv, &env).await,
+            Host::Own => match server.session_pane(SESSION).await {
+                Ok(Some(neighbour)) => server.split(&neighbour, Side::Right, &argv, &env).await,
+                Ok(None) | Err(_) => server.start_session(SESSION, SIZE, &argv, &env).await,
             },
-            Host::Own => server.start_session(SESSION, SIZE, &argv, &env).await,
             Host::Window { pane, .. } => server.split(pane, Side::Right, &argv, &env).await,
         };
         let pane = opened.map_err(|error| {
@@ -362,29 +361,6 @@ impl Mounts {
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
         Ok(())
-    }
-
-    /// A pane of our own session, beside which a new one is put.
-    async fn neighbour(&self, server: &Server) -> Option<String> {
-        let panes: Vec<String> = self
-            .agents
-            .lock()
-            .values()
-            .filter_map(|s| s.runner.as_ref()?.pane.as_ref().map(|(_, pane)| pane.clone()))
-            .collect();
-        for pane in panes {
-            if server.pane(&pane).await.is_ok() {
-                return Some(pane);
-            }
-        }
-        // A runner that has not reported yet has a pane all the same; the first ids of a fresh server are small.
-        for number in 0..64 {
-            let pane = format!("%{number}");
-            if server.pane(&pane).await.is_ok() {
-                return Some(pane);
-            }
-        }
-        None
     }
 
     /// Keeps whether an agent is to run, and as which process.
@@ -443,7 +419,7 @@ impl Mounts {
         self.keep_running(agent, Some(identity)).await;
         let program = self.program(&config, &env)?.display().to_string();
         let cwd = self.files.home().work_dir().display().to_string();
-        let mut spec = LaunchSpec { agent: agent.clone(), cwd: cwd.clone(), env, server: None, tui: None };
+        let mut spec = LaunchSpec { agent: agent.clone(), cwd, env, server: None, tui: None };
         match rung_of(&config).0 {
             Rung::Joined => {
                 let socket = self.files.path(&format!("run/{agent}.sock"));
@@ -453,7 +429,6 @@ impl Mounts {
                     address: address.clone(),
                     program: program.clone(),
                     args: config.args.clone(),
-                    cwd,
                 };
                 spec.server = Some(ServerSpec {
                     argv: codex::server_argv(&program, &config.args, auto, &address),
@@ -547,7 +522,7 @@ impl Mounts {
         };
         let (mounts, agent) = (self.clone(), agent.clone());
         tokio::spawn(async move {
-            watch(&identity).await;
+            identity.ended().await.ok();
             mounts.runner_died(&agent, &identity).await;
         });
     }
@@ -592,7 +567,7 @@ impl Mounts {
         if let Err(why) = opened {
             self.agents.error(agent, why.clone());
             self.keep_running(agent, None).await;
-            self.presence(agent, Presence::Absent { why: format!("{why}; start it with `ccb`") });
+            self.engine.tell(Input::Gone { agent: agent.clone(), why: format!("{why}; start it with `ccb`") });
         }
     }
 
@@ -606,7 +581,7 @@ impl Mounts {
             self.agents.order(agent, &Order::Stop);
         }
         for identity in runners {
-            tokio::time::timeout(Duration::from_secs(6), watch(&identity)).await.ok();
+            tokio::time::timeout(Duration::from_secs(6), identity.ended()).await.ok();
         }
         if matches!(self.kept.lock().await.host, Host::Own)
             && let Ok(server) = self.server().await
@@ -630,14 +605,6 @@ impl Mounts {
         let there = server.has_session(SESSION).await.unwrap_or(false);
         there.then(|| Attach { socket: server.socket().display().to_string(), session: SESSION.into() })
     }
-}
-
-/// Waits until a process is gone.
-#[expect(deprecated, reason = "an OwnedFd has the I/O safety that the constructor cannot demand of every type")]
-pub(crate) async fn watch(identity: &Identity) {
-    let Ok(fd) = identity.watch() else { return };
-    let Ok(fd) = tokio::io::unix::AsyncFd::with_interest(fd, tokio::io::Interest::READABLE) else { return };
-    fd.readable().await.ok();
 }
 
 /// Returns the rung on which an agent is driven, and why that one.

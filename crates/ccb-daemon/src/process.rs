@@ -10,6 +10,7 @@ use rustix::io::Errno;
 pub use rustix::process::Signal;
 use rustix::process::{Pid, getpid, kill_process, test_kill_process};
 use serde::{Deserialize, Serialize};
+use tokio::io::unix::AsyncFd;
 
 /// A process that is told apart from any other of the same number.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -72,14 +73,31 @@ impl Identity {
         Ok(opened)
     }
 
+    /// Waits for the process's death; returns at once if it is gone already.
+    pub async fn ended(&self) -> io::Result<()> {
+        let watched = match self.watch() {
+            Ok(watched) => watched,
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        #[expect(deprecated, reason = "an OwnedFd has the I/O safety that the constructor cannot demand of every type")]
+        let watched = AsyncFd::with_interest(watched, tokio::io::Interest::READABLE)?;
+        watched.readable().await.map(drop)
+    }
+
+    /// Returns whether the process has switched the terminal on its standard input to single keys, as a drawn
+    /// interface does: before that, a paste would be taken apart line by line.
+    pub fn reads_single_keys(&self) -> bool {
+        let Ok(terminal) = std::fs::File::open(format!("/proc/{}/fd/0", self.pid)) else { return false };
+        let modes = rustix::termios::tcgetattr(&terminal);
+        modes.is_ok_and(|modes| !modes.local_modes.contains(rustix::termios::LocalModes::ICANON))
+    }
+
     /// Sends the signal to this process and no other; returns whether it was still there to get it.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        let gone = |error: &io::Error| {
-            error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
-        };
         match system::send(self, signal) {
             Ok(()) => Ok(true),
-            Err(error) if gone(&error) => Ok(false),
+            Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
         }
     }
@@ -131,6 +149,11 @@ pub fn has_descendant_running(ancestor: &Identity, name: &str) -> bool {
 /// Sends a signal to this process itself.
 pub fn raise(signal: Signal) -> io::Result<()> {
     Ok(kill_process(getpid(), signal)?)
+}
+
+/// Whether an error means that the process is not there any more.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(Errno::SRCH.raw_os_error())
 }
 
 /// Whether something has this number, ours or not.

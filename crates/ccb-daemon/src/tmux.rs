@@ -324,6 +324,17 @@ impl Server {
         }
     }
 
+    /// Returns a pane of the session's current window; none without the session.
+    pub async fn session_pane(&self, session: &str) -> Result<Option<String>> {
+        let target = format!("={}:", name(session)?);
+        match self.run(vec![command("display-message", &["-p", "-t", &target, "#{pane_id}"])], None).await {
+            Ok(out) => Ok(Some(out.trim_end().to_owned()).filter(|pane| pane.starts_with('%'))),
+            Err(Error::NoServer(_)) => Ok(None),
+            Err(Error::Refused(said)) if said.contains("find") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Closes the pane if it still is this one, with this process; returns whether it was.
     pub async fn kill_pane(&self, pins: &Pins) -> Result<bool> {
         let pane = id(&pins.pane)?;
@@ -338,14 +349,28 @@ impl Server {
         }
     }
 
-    /// Ends the server with everything in it, if it is our own and runs.
+    /// Ends the server with everything in it, if it is our own and runs, and waits for its end: until then
+    /// its socket takes calls and fails them.
     pub async fn kill_server(&self) -> Result<()> {
         if !self.ours {
             return Err(Error::NotOurs(self.socket.clone()));
         }
+        let ended = |error: &Error| matches!(error, Error::NoServer(_) | Error::Ended { .. });
+        let server = match self.run(vec![command("display-message", &["-p", "#{pid}"])], None).await {
+            Ok(pid) => pid.trim_end().parse().ok().and_then(Identity::of),
+            Err(error) if ended(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        };
         match self.run(vec![command("kill-server", &[])], None).await {
-            Ok(_) | Err(Error::NoServer(_) | Error::Ended { .. }) => Ok(()),
-            Err(error) => Err(error),
+            Err(error) if !ended(&error) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        let Some(server) = server else {
+            return Ok(());
+        };
+        match tokio::time::timeout(DEADLINE, server.ended()).await {
+            Ok(_) => Ok(()),
+            Err(_elapsed) => Err(Error::Deadline(self.socket.clone())),
         }
     }
 

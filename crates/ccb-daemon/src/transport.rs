@@ -92,7 +92,18 @@ impl Line {
         self.engine.tell(Input::Gone { agent: self.agent.clone(), why: why.to_owned() });
     }
 
-    /// Tells that nothing of an offer left us.
+    /// Returns the delivery that the engine takes the agent to be at.
+    pub(crate) async fn at_hand(&self) -> Option<(RequestId, u32, Kind)> {
+        let agent = self.agent.clone();
+        let found = self.engine.look(move |view| {
+            let id = view.state.agents.get(&agent)?.current.as_ref()?;
+            view.state.requests.get(id).map(|request| (id.clone(), request.attempts, request.kind.clone()))
+        });
+        found.await.ok().flatten()
+    }
+
+    /// Tells that nothing of an offer left us. The presence that keeps the engine from offering again at once has
+    /// been told before.
     pub(crate) fn not_handed_over(&self, offer: &Offer, why: &str) {
         let (id, attempt) = (offer.id.clone(), offer.attempt);
         self.engine.tell(Input::NotTaken { id, attempt, proof: format!("not handed over: {why}") });

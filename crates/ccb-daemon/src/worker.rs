@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use ccb_core::home::{Home, file};
 use ccb_core::request::Request;
 use ccb_core::settings::{heartbeat_interval, seconds, truthy};
-use ccb_core::state::{Policy, Sabotage};
-use ccb_core::step::Effect;
+use ccb_core::state::{Policy, Presence, Sabotage};
+use ccb_core::step::{Effect, Input};
 use ccb_core::time::Time;
 use serde_json::json;
 use tokio::net::UnixListener;
@@ -204,8 +204,10 @@ async fn perform(
                 }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
                 if !agents.task(&agent, Task::Offer(offer.clone())) {
+                    let why = "it has not been started; start it with `ccb`".to_owned();
+                    door.engine.tell(Input::Presence { agent, presence: Presence::Absent { why } });
                     let proof = "not handed over: the agent has no transport".to_owned();
-                    door.engine.tell(ccb_core::step::Input::NotTaken { id: offer.id, attempt, proof });
+                    door.engine.tell(Input::NotTaken { id: offer.id, attempt, proof });
                 }
             }
         }

@@ -237,9 +237,8 @@ async fn sessions_and_panes_come_and_go() {
 
     let stranger = Pins { process: pane.pins.process.clone(), ..other.pins.clone() };
     assert!(!lab.server.kill_pane(&stranger).await.unwrap());
-    let watch = other.pins.process.watch().unwrap();
     assert!(lab.server.kill_pane(&other.pins).await.unwrap());
-    rustix::event::poll(&mut [rustix::event::PollFd::new(&watch, rustix::event::PollFlags::IN)], None).unwrap();
+    other.pins.process.ended().await.unwrap();
     assert!(!other.pins.process.is_alive());
     assert!(!lab.server.kill_pane(&other.pins).await.unwrap());
     assert!(matches!(lab.server.pane(&other.pins.pane).await, Err(Error::NoPane(_))));
@@ -444,6 +443,23 @@ async fn the_gate_closes_before_the_paste_and_before_enter() {
     let delivery = lab.deliver_through(&target, TEXT, closed(Edge::Enter)).await;
     assert_eq!(delivery, Delivery::Stuck { why: "the agent is busy".to_owned() });
     lab.ends_with(&target, &pasted(TEXT, "")).await;
+}
+
+#[tokio::test]
+async fn a_tmux_that_does_not_answer_leaves_it_unknown() {
+    let lab = Lab::new();
+    let target = lab.blind().await;
+    target.pins.server.signal(Signal::STOP).unwrap();
+    let id = RequestId::new("r1").unwrap();
+    let offer = Offer { home: &lab.home, id: &id, attempt: 1, text: "text" };
+    let blind = deliver(&target, &offer, &|_| Ok(())).await;
+    let read = Target { look: Some(Look::Boxed), ..target.clone() };
+    let drawn = deliver(&read, &offer, &|_| Ok(())).await;
+    target.pins.server.signal(Signal::CONT).unwrap();
+    assert!(matches!(&blind, Delivery::Unknown { why } if why.contains("does not answer")), "{blind:?}");
+    assert!(not_handed_over(&drawn).1, "{drawn:?}");
+    // The body that was not read is gone, so that nothing is pasted late.
+    lab.ends_with(&target, b"").await;
 }
 
 /// Delivers in a process of its own, so that the process can die at a failpoint; does nothing by itself.

@@ -34,7 +34,7 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
     let askd = Askd::here(context)?;
     if options.agent.eq_ignore_ascii_case("all") {
         if options.mode == Some(Mode::Wait) {
-            return Err(CliError::new("`ask all` does not wait").hint("`pend <id>` gets each answer"));
+            return Err(CliError::new("`ask all` does not wait").hint("`ccb pend <id>` gets each answer"));
         }
         return all(context, &askd, &options, &message);
     }

@@ -12,7 +12,7 @@ use crate::{Context, display, exit, output};
 const USAGE: &str = "\
 Print the reply to a request, or an agent's last replies
 
-Usage: pend <request id | agent> [N] [--json]
+Usage: ccb pend <request id | agent> [N] [--json]
 
   N        how many: the last N questions and answers of the agent (default: 1, its last answer alone)
   --json   one line of JSON
@@ -90,14 +90,14 @@ fn parse(args: Vec<OsString>) -> Result<Option<Options>, CliError> {
             "-h" | "--help" => return Ok(None),
             "--json" => json = true,
             dash if dash.starts_with('-') => {
-                return Err(CliError::new(format!("unknown option `{dash}`")).hint("`pend --help`"));
+                return Err(CliError::new(format!("unknown option `{dash}`")).hint("`ccb pend --help`"));
             }
             word => words.push(word.to_owned()),
         }
     }
     let mut words = words.into_iter();
     let target = words.next().ok_or_else(|| {
-        CliError::new("no request id and no agent is given").hint("`pend <request id>` or `pend <agent> [N]`")
+        CliError::new("no request id and no agent is given").hint("`ccb pend <request id>` or `ccb pend <agent> [N]`")
     })?;
     let count = match words.next().map(|word| word.parse().map_err(|_| word)) {
         None => 1,

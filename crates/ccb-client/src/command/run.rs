@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
-use std::io;
+use std::io::{self, Read as _, Seek as _};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
@@ -34,6 +34,9 @@ pub(super) struct Options {
 
 /// What the terminal tells a program that runs in it.
 const TERMINAL: [&str; 4] = ["TERM", "TMUX", "TMUX_PANE", "COLORTERM"];
+
+/// How much (bytes) of a server's output is read for its last line.
+const LAST_WORDS: u64 = 4096;
 
 /// The runner.
 struct Pane {
@@ -288,7 +291,10 @@ impl Pane {
     /// Takes notice of children that have ended.
     fn reap(&mut self) -> Next {
         if let Some(status) = self.server.ended() {
-            self.report(RunnerEvent::ServerEnded { how: how(status) });
+            let log = self.spec.as_ref().and_then(|spec| spec.server.as_ref()).map(|server| Path::new(&server.log));
+            let words = log.filter(|_| status.code().is_some()).and_then(last_words);
+            let how = words.map_or_else(|| how(status), |words| format!("{}: {words}", how(status)));
+            self.report(RunnerEvent::ServerEnded { how });
             self.server.plan();
         }
         let Some(status) = self.tui.ended() else {
@@ -360,10 +366,24 @@ impl Pane {
     }
 }
 
-/// Removes the socket of a server that has ended; nothing else is ever removed.
+/// Returns the last line of a server's output: one that ends by itself has said why there.
+fn last_words(log: &Path) -> Option<String> {
+    let mut file = fs::File::open(log).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(io::SeekFrom::Start(length.saturating_sub(LAST_WORDS))).ok()?;
+    let mut bytes = Vec::new();
+    file.take(LAST_WORDS).read_to_end(&mut bytes).ok()?;
+    let text = String::from_utf8_lossy(&bytes);
+    let line = text.lines().rev().map(str::trim).find(|line| !line.is_empty())?;
+    Some(display::line(&display::safe(line), 300))
+}
+
+/// Removes the socket of a server that has ended, or the link to it; nothing else is ever removed.
+///
+/// Codex listens in a directory of its own and leaves a link here, which outlives a server that was killed.
 fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(meta) if meta.file_type().is_socket() => fs::remove_file(path),
+        Ok(meta) if meta.file_type().is_socket() || meta.file_type().is_symlink() => fs::remove_file(path),
         Ok(_) => Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("{} is not a socket", path.display()))),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(error),
@@ -375,6 +395,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_last_words_of_a_server_are_its_last_line() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        assert_eq!(last_words(&log), None);
+        fs::write(&log, "\n").unwrap();
+        assert_eq!(last_words(&log), None);
+        fs::write(&log, format!("{}\nError: no \u{1b}[31msuch key\n\n", "x".repeat(10_000))).unwrap();
+        assert_eq!(last_words(&log).map(|words| words.contains('\u{1b}')), Some(false));
+        assert!(last_words(&log).is_some_and(|words| words.starts_with("Error: no ")));
+    }
+
+    #[test]
     fn only_sockets_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
@@ -382,6 +414,14 @@ mod tests {
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         remove_stale_socket(&path).unwrap();
         assert!(!path.exists());
+        let (target, mark) = (dir.path().join("target"), dir.path().join("mark"));
+        std::os::unix::fs::symlink(&target, &path).unwrap();
+        remove_stale_socket(&path).unwrap();
+        assert!(fs::symlink_metadata(&path).is_err());
+        fs::write(&mark, "").unwrap();
+        std::os::unix::fs::symlink(&mark, &path).unwrap();
+        remove_stale_socket(&path).unwrap();
+        assert!(mark.exists(), "what a link points to stays");
         fs::write(&path, "mine").unwrap();
         assert!(remove_stale_socket(&path).is_err() && path.exists());
     }

@@ -4,6 +4,7 @@
 //! also writes: nothing here starts or ends a process of the agent.
 
 use std::io::{self, Write as _};
+use std::net::Shutdown;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -82,11 +83,16 @@ impl Link {
         Some(event)
     }
 
-    /// Calls, if the link is up, and returns the call's number. A call that fails is followed by `Down`.
+    /// Calls, if the link is up, and returns the call's number.
     pub(crate) fn call<C: Call>(&mut self, call: &C) -> Option<u64> {
         let mut writer = self.writer.as_ref()?;
         self.calls += 1;
-        writer.write_all(call_line(CALLS_FROM + self.calls, call).as_bytes()).ok()?;
+        if writer.write_all(call_line(CALLS_FROM + self.calls, call).as_bytes()).is_err() {
+            // Half a line may have gone out: nothing after it would be understood. The thread connects anew.
+            let _ = writer.shutdown(Shutdown::Both);
+            self.writer = None;
+            return None;
+        }
         Some(CALLS_FROM + self.calls)
     }
 
@@ -106,7 +112,6 @@ impl Far {
     fn run(self) {
         let mut pace = Pace::new(Duration::from_millis(50), Duration::from_secs(2));
         while !self.closing.load(Ordering::Relaxed) {
-            let began = Instant::now();
             match self.askd.find_or_start(Patience::of(DEADLINE)) {
                 Ok(mut connection) => {
                     let writer = connection.writer().and_then(|writer| {
@@ -114,6 +119,7 @@ impl Far {
                         Ok(writer)
                     });
                     let Ok(writer) = writer else { return };
+                    let began = Instant::now();
                     self.tell(Event::Up(writer));
                     while let Ok(Ok(reply)) = connection.read(Patience::default()) {
                         let stop = is_stop(&reply);
@@ -123,11 +129,11 @@ impl Far {
                         }
                     }
                     self.tell(Event::Down);
+                    if began.elapsed() >= LIFE {
+                        pace.reset();
+                    }
                 }
                 Err(error) => self.tell(Event::Trouble(self.askd.explain(error))),
-            }
-            if began.elapsed() > DEADLINE + LIFE {
-                pace.reset();
             }
             let _ = pause(pace.pause(), Patience::default());
         }

@@ -216,9 +216,12 @@ pub fn initialize(version: &str) -> (&'static str, Value) {
     ("initialize", json!({"clientInfo": client, "capabilities": {"experimentalApi": true}}))
 }
 
-/// Returns the call that makes a thread in `cwd`. No sandbox, approval or trust is named: those are the user's.
-pub fn thread_start(cwd: &str) -> (&'static str, Value) {
-    ("thread/start", json!({"cwd": cwd}))
+/// Returns the call that makes a thread in the server's own directory.
+///
+/// No sandbox, approval or trust is named: those are the user's. Nor is a directory: where the user's sandbox lets
+/// Codex write, naming one makes it write down that it is trusted, for ever.
+pub fn thread_start() -> (&'static str, Value) {
+    ("thread/start", json!({}))
 }
 
 /// Returns the call that names a thread, without which no TUI can attach before its first turn.

@@ -42,6 +42,8 @@ pub(crate) struct Check {
     at: BTreeMap<AgentName, RequestId>,
     /// The requests of which it was told that other input is in their turn.
     mixed: BTreeSet<RequestId>,
+    /// When it started.
+    started: i64,
 }
 
 impl Check {
@@ -50,7 +52,8 @@ impl Check {
         *self = Self::default();
     }
 
-    pub(crate) fn restored(&mut self, state: &State) {
+    pub(crate) fn restored(&mut self, state: &State, now: i64) {
+        self.started = now;
         for request in state.requests.values() {
             match request.stage {
                 Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
@@ -91,6 +94,12 @@ impl Check {
         }
         for effect in &step.effects {
             self.offered(world, effect, step)?;
+            if let (Effect::Reconcile { last: true, .. }, Some(Stage::Offered { at, .. })) =
+                (effect, subject.map(|r| &r.stage))
+            {
+                let early = world.now < at.0 + world.policy.consume_grace;
+                hold(!early, "P4", || format!("{input:?} gives an offer of {at:?} up too early"))?;
+            }
         }
         Ok(())
     }
@@ -149,7 +158,8 @@ impl Check {
         };
         let needless =
             carried.is_some_and(|r| r.delivered.is_some() && r.settlement().is_some_and(|s| s.late.is_none()));
-        hold(!needless, "P2", || format!("{id} brings a reply that its asker has acknowledged"))
+        // A driver that does not load what notices carry cannot know.
+        hold(!needless || !world.thorough, "P2", || format!("{id} brings a reply that its asker has acknowledged"))
     }
 
     /// P3: what a settled request says is what that agent said to it, in that turn, and to nobody else.
@@ -169,7 +179,11 @@ impl Check {
             format!("{id} is bound to {:?}, not {name:?}", settled.turn)
         })?;
         let whole = |text: &str| turn.is_some_and(|t| t.end == Some(TurnEnd::Completed { reply: text.to_owned() }));
+        let over = after.deadline.map_or(i64::MAX, |at| at.0.max(self.started));
+        hold(settled.at.0 <= over.saturating_add(1_000), "P4", || format!("{id} outlives its deadline"))?;
         if let Some(late) = &settled.late {
+            let again = settled.outcome == Outcome::Incomplete { reason: Incomplete::Mixed };
+            hold(!again, "P3", || format!("{id} passes the same mixture off as a late answer"))?;
             hold(whole(&late.reply) && own(&late.reply), "P3", || format!("{id} got a foreign late reply: {late:?}"))?;
             let told = late.at.0 == world.now && self.mixed.contains(id);
             hold(settled.mixed || !told, "P3", || format!("{id} passes a late mixture off as its answer"))?;
@@ -216,7 +230,7 @@ pub(crate) fn end(world: &World) -> Checked {
             hold(learnt || !here, "P1", || format!("{name} never learns what became of {id}: {request:?}"))?;
         }
         if let Kind::Notice { of } = &request.kind {
-            let consumed = request.turn().is_some() && request.settlement().is_some_and(|s| s.ended_by.is_some());
+            let consumed = request.turn().is_some();
             let marked = world.disk.requests.get(of).is_some_and(|of| of.delivered.is_some());
             hold(marked || !consumed || !world.thorough, "P4", || format!("{of} is delivered, but not marked so"))?;
         }

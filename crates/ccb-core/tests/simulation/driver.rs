@@ -188,7 +188,7 @@ impl World {
         for id in state.lacks().into_iter().filter(|_| self.thorough) {
             state.requests.insert(id.clone(), self.disk.requests[&id].clone());
         }
-        self.check.restored(&state);
+        self.check.restored(&state, self.now);
         for effect in wake(&state) {
             self.perform(effect);
         }

@@ -11,7 +11,7 @@ use crate::world::{Event, Human, World};
 
 impl World {
     fn agent(&self, name: &AgentName) -> usize {
-        self.agents.iter().position(|agent| &agent.name == name).unwrap()
+        self.agents.iter().position(|agent| &agent.name == name).expect("one of the agents")
     }
 
     /// Returns whose transport an effect is for; a timer is nobody's.

@@ -101,7 +101,7 @@ impl World {
     pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
         let mut rng = Rng::new(seed);
         let rough = !rng.chance(10);
-        let agents = (0..1 + rng.below(3))
+        let agents = (0..=rng.below(3))
             .map(|n| {
                 let drive = [Rung::Joined, Rung::Sighted, Rung::Blind][rng.below(3)];
                 SimAgent::new(["ada", "bob", "cyd"][n], drive)
@@ -144,7 +144,8 @@ impl World {
             self.say(|| format!("- {event:?}"));
             self.happen(event)?;
             // A batch stays open only as long as more inputs wait.
-            if !matches!(self.events.first_key_value(), Some((_, Event::Input { .. }))) {
+            let next = self.events.first_key_value();
+            if !next.is_some_and(|((at, _), next)| *at <= self.now + 20 && matches!(next, Event::Input { .. })) {
                 self.flush()?;
             }
         }

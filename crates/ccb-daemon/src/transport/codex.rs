@@ -3,7 +3,7 @@
 //! A turn belongs to a request because its user message carries our id, never because of its order. All
 //! that is seen is told each time it is seen; the engine knows what is new.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -45,46 +45,52 @@ pub(crate) struct Place {
     pub(crate) program: String,
     /// Arguments that the user has configured.
     pub(crate) args: Vec<String>,
-    /// The project's directory.
-    pub(crate) cwd: String,
 }
 
 /// Runs the transport of one agent until its tasks end.
 pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
-    let mut driver =
-        Codex { thread: None, turns: BTreeMap::new(), active: None, place, agents, shown: None, logged_out: false };
+    let mut driver = Codex {
+        thread: None,
+        turns: BTreeMap::new(),
+        active: None,
+        cut: BTreeSet::new(),
+        place,
+        agents,
+        shown: None,
+        logged_out: false,
+    };
     line.presence(Presence::Starting { why: "its app-server starts".into() });
     let mut up = false;
     loop {
         if !up {
-            match line.tasks.recv().await {
-                None => return,
-                Some(Task::Runner(RunnerEvent::ServerStarted { .. })) => up = true,
-                Some(Task::RunnerGone { why }) => {
-                    driver.shown = None;
-                    line.gone(&why);
-                }
-                Some(Task::Runner(event)) => driver.runner(&event),
-                Some(other) => offline(&line, other, "its app-server is not running"),
+            let Some(task) = line.tasks.recv().await else { return };
+            up = matches!(task, Task::Runner(RunnerEvent::ServerStarted { .. }));
+            if let Some(End::RunnerGone { why }) = driver.meanwhile(&line, task, "its app-server is not running") {
+                line.gone(&why);
             }
             continue;
         }
-        match driver.session(&mut line).await {
-            Ok(End::Closed) => return,
-            Ok(End::ServerGone { why }) => {
-                up = false;
-                line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
-            }
-            Ok(End::RunnerGone { why }) => {
-                up = false;
-                driver.shown = None;
-                line.gone(&why);
-            }
+        let ended = driver.session(&mut line).await;
+        let ended = match ended {
+            Ok(end) => Some(end),
             Err(error) => {
                 // The connection broke, or the server is not ready: the server itself may live.
                 driver.agents.error(&line.agent, format!("{error:#}"));
                 line.presence(Presence::Starting { why: format!("connecting to its app-server: {error:#}") });
-                up = !driver.pause(&mut line, Duration::from_millis(200)).await;
+                driver.pause(&mut line, Duration::from_millis(200)).await
+            }
+        };
+        match ended {
+            None => {}
+            Some(End::Closed) => return,
+            Some(End::ServerGone { why }) => {
+                up = false;
+                driver.cut.extend(driver.active.take());
+                line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
+            }
+            Some(End::RunnerGone { why }) => {
+                up = false;
+                line.gone(&why);
             }
         }
     }
@@ -104,6 +110,8 @@ struct Codex {
     turns: BTreeMap<String, Seen>,
     /// The turn that runs now.
     active: Option<String>,
+    /// The turns that a server's death has cut off: it calls them interrupted when it comes back.
+    cut: BTreeSet<String>,
     place: Place,
     agents: Agents,
     /// The thread that the TUI shows.
@@ -204,13 +212,12 @@ async fn connect(reach: &std::path::Path) -> anyhow::Result<UnixStream> {
 impl Codex {
     /// One connection to the server, from its handshake to its end.
     async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
-        let opening = async {
-            let mut wire = Wire::open(&self.place).await?;
-            self.check_login(&mut wire).await?;
-            let status = self.enter_thread(line, &mut wire).await?;
-            anyhow::Ok((wire, status))
+        let mut wire = match self.open(line).await? {
+            Ok(wire) => wire,
+            Err(end) => return Ok(end),
         };
-        let (mut wire, status) = opening.await?;
+        self.check_login(&mut wire).await?;
+        let status = self.enter_thread(line, &mut wire).await?;
         self.show(line);
         self.catch_up(line, &mut wire, &status).await?;
         line.connected();
@@ -230,23 +237,49 @@ impl Codex {
         }
     }
 
-    /// Waits a moment; true if the server or the runner ended meanwhile.
-    async fn pause(&mut self, line: &mut Line, time: Duration) -> bool {
-        let until = tokio::time::Instant::now() + time;
-        while let Ok(task) = tokio::time::timeout_at(until, line.tasks.recv()).await {
-            match task {
-                None | Some(Task::Runner(RunnerEvent::ServerEnded { .. })) => return true,
-                Some(Task::Runner(RunnerEvent::ServerStarted { .. })) => return false,
-                Some(Task::RunnerGone { why }) => {
-                    self.shown = None;
-                    line.gone(&why);
-                    return true;
+    /// Connects, unless the server or the runner ends meanwhile.
+    async fn open(&mut self, line: &mut Line) -> anyhow::Result<Result<Wire, End>> {
+        let place = self.place.clone();
+        let mut opening = std::pin::pin!(Wire::open(&place));
+        loop {
+            tokio::select! {
+                wire = &mut opening => return wire.map(Ok),
+                task = line.tasks.recv() => {
+                    let Some(task) = task else { return Ok(Err(End::Closed)) };
+                    if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
+                        return Ok(Err(end));
+                    }
                 }
-                Some(Task::Runner(event)) => self.runner(&event),
-                Some(other) => offline(line, other, "its app-server is being connected to"),
             }
         }
-        false
+    }
+
+    /// Waits a moment, unless the server or the runner ends meanwhile.
+    async fn pause(&mut self, line: &mut Line, time: Duration) -> Option<End> {
+        let until = tokio::time::Instant::now() + time;
+        while let Ok(task) = tokio::time::timeout_at(until, line.tasks.recv()).await {
+            let Some(task) = task else { return Some(End::Closed) };
+            if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
+                return Some(end);
+            }
+        }
+        None
+    }
+
+    /// Takes a task while there is no connection; returns an end if it tells one.
+    fn meanwhile(&mut self, line: &Line, task: Task, why: &str) -> Option<End> {
+        match task {
+            Task::Offer(offer) => line.not_handed_over(&offer, why),
+            Task::Runner(RunnerEvent::ServerEnded { how }) => return Some(End::ServerGone { why: how }),
+            Task::Runner(event) => self.runner(&event),
+            Task::RunnerGone { why } => {
+                self.shown = None;
+                return Some(End::RunnerGone { why });
+            }
+            // A new connection asks again where the delivery stands; interrupts have their own deadline.
+            Task::Reconcile { .. } | Task::Interrupt { .. } => {}
+        }
+        None
     }
 
     fn runner(&mut self, event: &RunnerEvent) {
@@ -289,7 +322,7 @@ impl Codex {
                 }
             }
         }
-        let started = wire.call(rpc::thread_start(&self.place.cwd)).await?;
+        let started = wire.call(rpc::thread_start()).await?;
         let thread = started["thread"]["id"].as_str().context("thread/start gave no id")?.to_owned();
         wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
         self.agents.set_session(&line.agent, &thread).await;
@@ -333,14 +366,17 @@ impl Codex {
             self.see_user(line, &turn.id, client.as_deref());
         }
         let running = matches!(status, Status::Active | Status::Waiting(_));
+        let died = |partial| {
+            let message = "the agent's server ended in mid-turn".to_owned();
+            TurnEnd::Failed { reason: Failure::AgentGone, message, partial }
+        };
         match turn.end {
+            Some(TurnEnd::Interrupted { partial }) if self.cut.remove(&turn.id) => {
+                self.end_turn(line, &turn.id, &died(partial));
+            }
             Some(end) => self.end_turn(line, &turn.id, &end),
             None if running => self.active = Some(turn.id),
-            None => {
-                let message = "the agent's server ended in mid-turn".to_owned();
-                let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
-                self.end_turn(line, &turn.id, &end);
-            }
+            None => self.end_turn(line, &turn.id, &died(String::new())),
         }
     }
 
@@ -447,7 +483,10 @@ impl Codex {
             Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::ServerGone { why: how })),
             Task::Runner(RunnerEvent::ServerStarted { .. }) => self.show(line),
             Task::Runner(event) => self.runner(&event),
-            Task::RunnerGone { why } => return Ok(Some(End::RunnerGone { why })),
+            Task::RunnerGone { why } => {
+                self.shown = None;
+                return Ok(Some(End::RunnerGone { why }));
+            }
         }
         Ok(None)
     }
@@ -523,15 +562,6 @@ impl Codex {
         let Some(thread) = &self.thread else { return Ok(false) };
         let read = wire.ask(("thread/read", serde_json::json!({"threadId": thread}))).await?;
         Ok(read.is_ok_and(|read| matches!(rpc::status(&read["thread"]["status"]), Status::Active | Status::Waiting(_))))
-    }
-}
-
-/// Answers a task while there is no connection.
-fn offline(line: &Line, task: Task, why: &str) {
-    match task {
-        Task::Offer(offer) => line.not_handed_over(&offer, why),
-        // A new connection asks again where the delivery stands; interrupts have their own deadline.
-        Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Runner(_) | Task::RunnerGone { .. } => {}
     }
 }
 

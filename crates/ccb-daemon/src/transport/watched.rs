@@ -203,11 +203,11 @@ impl Watched {
             Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
             Task::Runner(RunnerEvent::TuiEnded { how, again }) => {
                 let next = if again { "it is started again" } else { "start it with `ccb`" };
-                self.ended(line, &format!("its program ended ({how}); {next}"));
+                self.ended(line, &format!("its program ended ({how}); {next}")).await;
             }
             Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
             }
-            Task::RunnerGone { why } => self.ended(line, &why),
+            Task::RunnerGone { why } => self.ended(line, &why).await,
         }
     }
 
@@ -223,7 +223,14 @@ impl Watched {
             Ok(_) => return line.presence(Presence::Absent { why: format!("pane {pane} runs something else") }),
             Err(error) => return line.presence(Presence::Absent { why: format!("its pane cannot be seen: {error}") }),
         };
-        let target = Target { server, pins, agent: Identity::of(pid), look: self.place.look };
+        let agent = Identity::of(pid);
+        let ours = Identity::own();
+        let younger = agent.as_ref().zip(ours.as_ref()).is_some_and(|(agent, ours)| agent.start > ours.start);
+        if self.target.is_none() && self.at.is_none() && younger && line.at_hand().await.is_some() {
+            // It was handed to a program that ended while no askd watched; this is its successor.
+            self.ended(line, "its program ended while askd was away").await;
+        }
+        let target = Target { server, pins, agent, look: self.place.look };
         if self.target.is_none() {
             paste::purge(&target.server, self.place.files.home()).await.ok();
         }
@@ -255,7 +262,11 @@ impl Watched {
                 }
                 Some(Sight::Unclear) | None => Presence::Waiting { why: "its screen is not understood".into() },
             },
-            None if reads_keys(target) || check.since.elapsed() > SETTLE => Presence::Idle,
+            None if target.agent.as_ref().is_some_and(Identity::reads_single_keys)
+                || check.since.elapsed() > SETTLE =>
+            {
+                Presence::Idle
+            }
             None => Presence::Starting { why: "its program does not read its terminal yet".into() },
         };
         if presence == Presence::Idle {
@@ -267,8 +278,15 @@ impl Watched {
         line.presence(presence);
     }
 
-    /// The program is gone: what it has written is read to its end first.
-    fn ended(&mut self, line: &mut Line, why: &str) {
+    /// The program is gone: what it has written of our delivery is read to its end first, also of one that was
+    /// handed over by an earlier askd.
+    async fn ended(&mut self, line: &mut Line, why: &str) {
+        if self.at.is_none()
+            && let Some((id, attempt, kind)) = line.at_hand().await
+        {
+            self.follow_from_here(At::new(id, attempt, kind));
+            self.transcript.rewind();
+        }
         self.read(line);
         self.at = None;
         self.watch = None;
@@ -279,6 +297,7 @@ impl Watched {
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
         let Some(target) = self.target.clone() else {
+            line.presence(Presence::Starting { why: "its program is not running".into() });
             return line.not_handed_over(&offer, "its program is not running");
         };
         let marked = self.place.completion == Completion::Marker && !offer.no_wrap;
@@ -294,11 +313,13 @@ impl Watched {
             Delivery::Submitted { how } => line.engine.tell(Input::HandedOver { id, attempt, how }),
             Delivery::NotHandedOver { why, wait } => {
                 self.leave();
-                if wait {
-                    // First the reason, so that the engine does not offer again at once.
-                    line.presence(Presence::Waiting { why: why.clone() });
-                    self.check_soon();
-                }
+                // First the reason, so that the engine does not offer again at once.
+                line.presence(if wait {
+                    Presence::Waiting { why: why.clone() }
+                } else {
+                    Presence::Starting { why: why.clone() }
+                });
+                self.check_soon();
                 line.not_handed_over(&offer, &why);
             }
             Delivery::Stuck { why } => {
@@ -390,14 +411,6 @@ impl Watched {
         let pressed = paste::interrupt(target, Key::Escape).await;
         crate::engine::log(&format!("{}: interrupt for {id}: {pressed:?}", line.agent));
     }
-}
-
-/// Returns whether the pane's program reads single keys: before that a paste would be taken apart.
-fn reads_keys(target: &Target) -> bool {
-    let Some(agent) = &target.agent else { return false };
-    let Ok(terminal) = std::fs::File::open(format!("/proc/{}/fd/0", agent.pid)) else { return false };
-    rustix::termios::tcgetattr(&terminal)
-        .is_ok_and(|modes| !modes.local_modes.contains(rustix::termios::LocalModes::ICANON))
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ Without a message, it is read from standard input. A human's `ask` waits and pri
 returns at once, and the answer comes to the agent by itself.
 
   --wait, --foreground     wait for the answer
-  --async, --background    return at once; `pend <id>` gets the answer
+  --async, --background    return at once; `ccb pend <id>` gets the answer
   --notify                 the same as --async
   -t, --timeout SECONDS    how long the answer may take (default: 3600; negative: for ever)
   --no-wrap                give the agent the message alone, without the lines that mark it as a request

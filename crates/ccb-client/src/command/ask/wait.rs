@@ -58,7 +58,7 @@ pub(super) fn run(askd: &Askd, ask: Ask, options: &Options) -> Result<u8, CliErr
         (false, false) => output::print(reply)?,
     };
     let written = options.output.as_ref().map_or(Ok(()), |path| {
-        output::write_private(path, reply.as_bytes())
+        output::write_private(path, format!("{reply}{}", output::line_end(reply)).as_bytes())
             .map_err(|error| CliError::new(format!("cannot write {}: {error}", path.display())))
     });
     if printed == Printed::Whole {
@@ -159,7 +159,7 @@ impl Vigil<'_> {
     fn interrupted(&self) -> CliError {
         let id = &self.ask.id;
         let message = if self.accepted {
-            format!("still running: get it with `pend {id}`")
+            format!("still running: get it with `ccb pend {id}`")
         } else {
             "interrupted before the request was known to be accepted".to_owned()
         };
@@ -174,7 +174,7 @@ impl Vigil<'_> {
 
     fn unreachable(&self, error: ConnectError) -> CliError {
         let error = self.askd.explain(error);
-        if self.accepted { error.hint(format!("the request is kept: `pend {}`", self.ask.id)) } else { error }
+        if self.accepted { error.hint(format!("the request is kept: `ccb pend {}`", self.ask.id)) } else { error }
     }
 }
 

@@ -1,0 +1,35 @@
+# The front door. `make demo` shows ccb at work, `make test` proves it; a machine needs nothing but Rust's toolchain.
+
+.PHONY: help demo test check bench lab setup
+.DEFAULT_GOAL := help
+
+AGENTS ?= stub
+
+help:
+	@echo 'make demo               two stub agents ask each other in panes; no account, no network'
+	@echo 'make demo AGENTS=real   the real Codex CLI does, with a model server on loopback'
+	@echo 'make demo KEEP=1        leaves the panes open, to look around in'
+	@echo 'make test               all tests; ARGS="..." goes to cargo nextest run'
+	@echo 'make check              form, lints, documentation, dependencies'
+	@echo 'make bench              the figures of docs/figures.md'
+	@echo 'make lab                fetches the pinned agent CLIs (make test does, too)'
+	@echo 'make setup              installs what is missing: tmux, cargo-nextest'
+
+demo:
+	@KEEP='$(KEEP)' scripts/demo.sh '$(AGENTS)'
+
+test:
+	@scripts/test.sh $(ARGS)
+
+check:
+	@scripts/check.sh
+
+bench:
+	@if [ -x scripts/bench.sh ]; then scripts/bench.sh $(ARGS); \
+	else echo 'error: there is no benchmark yet: scripts/bench.sh is missing' >&2; exit 1; fi
+
+lab:
+	@scripts/lab.sh
+
+setup:
+	@scripts/setup.sh nextest

@@ -1,0 +1,227 @@
+#!/usr/bin/env bash
+# Shows ccb at work, in a home and a project made for it: `demo.sh stub` with two stand-in agents, `demo.sh real`
+# with the real Codex CLI and a model server on loopback. Needs no account, and touches nothing of yours.
+# KEEP=1 on a terminal leaves the panes open. Exits 0 if everything that it shows has really happened.
+
+set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+AGENTS=${1:-stub}
+LIMIT=60 # seconds that a thing may take that takes a moment
+BIN=$TARGET/debug
+KEEP=${KEEP:-}
+[ -t 0 ] || KEEP=""
+BOLD="" DIM="" PLAIN="" COLUMNS=100
+if [ -t 1 ]; then
+    BOLD=$'\e[1m' DIM=$'\e[2m' PLAIN=$'\e[0m'
+    COLUMNS=$(tput cols 2>/dev/null || echo 80)
+fi
+
+DEMO="" MODEL="" STARTED="" SHOWN=""
+
+# world PATH [NAME=VALUE...]: makes home and project, and the script that runs commands in them.
+world() {
+    local path=$1
+    shift
+    # Not below /tmp: there Codex does without some of its own tools, and warns.
+    mkdir -p "$CACHE"
+    DEMO=$(mktemp -d "$CACHE/ccb-demo.XXXXXX")
+    trap clean EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM HUP
+    mkdir -p "$DEMO/home" "$DEMO/project/.ccb"
+    {
+        say '#!/bin/sh'
+        say '# Runs a command in the project of the demo and with its home; without a command, a shell.'
+        printf 'cd %q || exit 1\n' "$DEMO/project"
+        say '[ "$#" -gt 0 ] || set -- sh'
+        printf 'exec env -i HOME=%q PATH=%q' "$DEMO/home" "$path:/usr/local/bin:/usr/bin:/bin"
+        printf ' TERM="${TERM:-xterm-256color}" LANG=C.UTF-8 SHELL=/bin/sh PS1=%q' 'demo$ '
+        [ "$#" = 0 ] || printf ' %q' "$@"
+        say ' "$@"'
+    } >"$DEMO/in"
+    chmod +x "$DEMO/in"
+}
+
+# clean: ends what the demo has started, and nothing else, however the demo ends.
+clean() {
+    local status=$?
+    trap - EXIT INT TERM HUP
+    if [ -n "$KEEP" ] && [ -n "$SHOWN" ]; then exit "$status"; fi
+    [ -z "$STARTED" ] || "$DEMO/in" ccb kill >"$LOGS/demo-kill.log" 2>&1 || true
+    [ -z "$MODEL" ] || kill "$MODEL" 2>/dev/null || true
+    rm -rf "$DEMO"
+    exit "$status"
+}
+
+# broken WHAT: ends the demo, with all that may tell why.
+broken() {
+    {
+        printf '\n%serror: %s%s\n' "$BOLD" "$1" "$PLAIN"
+        [ -z "$STARTED" ] || { "$DEMO/in" ccb ps; panes; "$DEMO/in" ccb status; "$DEMO/in" ccb logs; } || true
+    } >&2
+    exit 1
+}
+
+# show COMMAND...: prints a command as one would type it, runs it, prints what it says.
+show() {
+    local word line=""
+    for word in "$@"; do
+        case $word in
+        *[!a-zA-Z0-9_./:=-]*) line+=" \"$word\"" ;;
+        *) line+=" $word" ;;
+        esac
+    done
+    printf '\n%s$%s%s\n' "$BOLD" "$line" "$PLAIN"
+    "$DEMO/in" "$@" || broken "\`${line# }\` ended with status $?"
+}
+
+# wait_until WHAT COMMAND...: waits until a command succeeds.
+wait_until() {
+    local what=$1 from=$SECONDS
+    shift
+    until "$@"; do
+        [ $((SECONDS - from)) -lt $LIMIT ] || broken "not within $LIMIT s: $what"
+        sleep 0.05
+    done
+}
+
+all_is_over() { "$DEMO/in" ccb ps --json | grep -q '"requests":\[\]'; }
+
+# in_pane TEXT: whether the text stands in some agent's pane.
+in_pane() { panes | grep -qF "$1"; }
+
+# panes: prints the screen of each agent in a frame, as wide as this terminal.
+panes() {
+    local socket name pane line
+    socket=$("$DEMO/in" ccb status --json | sed -n 's/.*"attach":{"socket":"\([^"]*\)".*/\1/p')
+    "$DEMO/in" ccb ps --json | grep -oE '"name":"[^"]*"|"pane":"[^"]*"' | cut -d '"' -f 4 |
+        while read -r name && read -r pane; do
+            printf '\n%s┌── the pane of %s%s\n' "$DIM" "$name" "$PLAIN"
+            tmux -S "$socket" capture-pane -p -t "$pane" | cat -s | while IFS= read -r line; do
+                line=${line%"${line##*[! ]}"}
+                case $line in
+                ──*) line=${line:0:COLUMNS-2} ;; # a rule goes across any screen
+                *) [ "${#line}" -le $((COLUMNS - 2)) ] || line=${line:0:COLUMNS-3}… ;;
+                esac
+                printf '%s│%s %s\n' "$DIM" "$PLAIN" "$line"
+            done
+            printf '%s└──%s\n' "$DIM" "$PLAIN"
+        done
+}
+
+# ends: what one can do now.
+ends() {
+    SHOWN=yes
+    if [ -n "$KEEP" ]; then
+        say ""
+        say "The agents are still there:"
+        say "    $DEMO/in ccb attach      shows them; Ctrl-B D goes away again"
+        say "    $DEMO/in                 is a shell in their project: ask, ccb ps, ccb pend …"
+        say "    $DEMO/in ccb kill        ends them; then rm -r $DEMO${MODEL:+; kill $MODEL}"
+        return
+    fi
+    show ccb kill
+    STARTED=""
+    say ""
+    say "That took $((SECONDS - FROM)) s, and nothing of it is left. \`make demo${1:+ $1} KEEP=1\` leaves the panes open to attach to."
+}
+
+stub_demo() {
+    local name request
+    world "$BIN:$(dirname "$(command -v tmux)")"
+    for name in alice bob; do
+        cat >>"$DEMO/project/.ccb/ccb.config" <<CONFIG
+[agents.$name]
+provider = "codex"
+command = '$BIN/stub-agent'
+args = ["--name", "$name"]
+env = { CODEX_LOG_PATH = '$DEMO/project/.ccb/$name.jsonl' }
+transcript = ".ccb/$name.jsonl"
+screen = "boxed"
+
+CONFIG
+    done
+    say ""
+    say "Two stand-in agents, alice and bob, in a project made for this: $DEMO/project"
+    show ccb trust --yes
+    STARTED=yes
+    show ccb --detach
+
+    say ""
+    say "A human asks alice to run a command. The command asks bob, and alice does not wait for him:"
+    show ask alice "RUN: ask bob --async 'ECHO: hello from bob'" | tee "$DEMO/answer"
+    request=$(grep -m 1 -oE '[0-9]{8}-[0-9]{6}-[0-9]{3}-[0-9]+-[0-9]+' "$DEMO/answer") || broken "alice has not asked bob"
+    wait_until "bob's answer comes to alice" all_is_over
+    say ""
+    say "Bob's answer has come to alice's pane by itself:"
+    panes
+    show ccb explain "$request" | tee "$DEMO/answer"
+    grep -q 'delivered: alice' "$DEMO/answer" || broken "bob's answer has not reached alice"
+    ends
+}
+
+real_demo() {
+    local answer
+    command -v tmux >/dev/null
+    [ -z "${CCB_DEMO_SEALED:-}" ] || ip link set lo up
+    world "$BIN:$CCB_LAB/node_modules/.bin:$(dirname "$(command -v node)"):$(dirname "$(command -v tmux)")" FAKE_KEY=sk-fake
+    "$BIN/fake-model" --port-file "$DEMO/port" >"$LOGS/fake-model.log" 2>&1 </dev/null &
+    MODEL=$!
+    wait_until "the model server listens" test -s "$DEMO/port"
+    mkdir "$DEMO/home/.codex"
+    cat >"$DEMO/home/.codex/config.toml" <<CONFIG
+model = "gpt-5.1-codex"
+model_provider = "fake"
+check_for_update_on_startup = false
+
+[model_providers.fake]
+name = "fake"
+base_url = "http://127.0.0.1:$(cat "$DEMO/port")/v1"
+wire_api = "responses"
+env_key = "FAKE_KEY"
+request_max_retries = 1
+stream_max_retries = 1
+CONFIG
+    say ""
+    say "The real Codex CLI ($("$DEMO/in" codex --version)), with a home of its own and a model server on loopback,"
+    say "${CCB_DEMO_SEALED:+in a network namespace without any other network, }in a project made for this: $DEMO/project"
+    STARTED=yes
+    show ccb --detach codex
+    show ask codex "ECHO: hello from the real Codex" | tee "$DEMO/answer"
+    answer=$(tail -n 1 "$DEMO/answer")
+    [ "$answer" = "hello from the real Codex" ] || broken "Codex has answered something else"
+    # The answer came by protocol, which may be before Codex has drawn its first screen.
+    wait_until "the answer stands in Codex's pane" in_pane "$answer"
+    panes
+    show ccb explain "$("$DEMO/in" ccb pend codex --json | grep -m 1 -oE '[0-9]{8}-[0-9]{6}-[0-9]{3}-[0-9]+-[0-9]+' | head -n 1)"
+    ends AGENTS=real
+}
+
+# seal COMMAND...: becomes the command in a network namespace with loopback only, where that is allowed.
+seal() {
+    local unshare
+    if command -v ip >/dev/null && command -v unshare >/dev/null; then
+        for unshare in "unshare --net" "unshare --map-root-user --net"; do
+            # Two words are wanted here.
+            # shellcheck disable=SC2086
+            if $unshare ip link set lo up 2>/dev/null; then exec $unshare env CCB_DEMO_SEALED=yes "$@"; fi
+        done
+    fi
+    say "note: no network namespace can be made here; nothing but loopback is named all the same"
+    exec env CCB_DEMO_SEALED= "$@"
+}
+
+if [ -z "${CCB_DEMO_SEALED+x}" ]; then
+    case $AGENTS in stub | real) ;; *) fail "AGENTS is stub or real, not $AGENTS" ;; esac
+    scripts/setup.sh
+    step build cargo build --locked --workspace --bins
+    if [ "$AGENTS" = real ]; then
+        scripts/lab.sh || fail "the real agents cannot be shown here" "\`make demo\` shows stand-ins"
+        CCB_LAB=$(lab_home)
+        export CCB_LAB KEEP
+        seal "$0" real
+    fi
+fi
+FROM=$SECONDS
+"${AGENTS}_demo"

@@ -1,0 +1,89 @@
+//! The human at the TUI comes first.
+
+use crate::env::{Lab, Setup, lab, until};
+
+/// Types a line into the TUI and enters it, as a human does: not faster than it is shown.
+fn enters(lab: &Lab, text: &str) {
+    lab.types(text);
+    let _shown = lab.until_shown(text);
+    lab.presses("Enter");
+}
+
+#[test]
+fn half_typed_text_survives_ten_requests_untouched() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    let draft = "ECHO: half a thought";
+    lab.types(draft);
+    let _shown = lab.until_shown(draft);
+    for number in 0..10 {
+        assert_eq!(lab.ask(&format!("ECHO: answer {number}")).ok(), format!("answer {number}\n"));
+        assert!(lab.screen().contains(draft), "{}", lab.screen());
+    }
+    let _shown = lab.until_shown("answer 9");
+    assert_eq!(lab.model_saw(draft), 0);
+    lab.types(" finished");
+    lab.presses("Enter");
+    until("the human's own turn has its words alone", || {
+        let messages = lab.user_messages();
+        messages.iter().any(|(_, text)| text == "ECHO: half a thought finished").then_some(())
+    });
+    assert_eq!(lab.user_messages().len(), 11);
+}
+
+#[test]
+fn a_humans_own_turn_is_not_cut_and_the_request_waits_and_says_why() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    enters(&lab, "SLEEP 3: all of what the human wanted");
+    assert!(lab.until_state("busy").contains("human"), "{}", lab.agent());
+    let (id, going) = lab.ask_meanwhile("ECHO: after you");
+    let explanation = lab.explain(&id);
+    let why = explanation["request"]["why"].as_str().unwrap();
+    assert!(explanation["request"]["state"] == "queued" && why.contains("human's own"), "{explanation}");
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["reply"], "after you");
+    assert_eq!(answer["settlement"]["outcome"]["word"], "completed");
+    let screen = lab.until_shown("after you");
+    assert!(screen.contains("• all of what the human wanted"), "{screen}");
+    let log = std::fs::read_to_string(lab.dir().join("model.jsonl")).unwrap();
+    assert!(!log.contains("client_gone"), "{log}");
+}
+
+#[test]
+fn a_human_who_enters_in_the_window_is_told_of_and_the_answer_is_not_passed_off_as_ours() {
+    let environment = vec![("CCB_FAILPOINT", "codex.before-start=wait:{world}/go")];
+    let Some(lab) = lab(Setup { environment, ..Setup::default() }) else { return };
+    lab.start();
+    let theirs = "SLEEP 5: for the human";
+    lab.types(theirs);
+    let _shown = lab.until_shown(theirs);
+    let (id, going) = lab.ask_meanwhile("ECHO: for the asker");
+    until("askd has decided to start", || lab.dir().join("go.reached").exists().then_some(()));
+    lab.presses("Enter");
+    until("the human's turn runs", || (lab.model_saw(theirs) == 1).then_some(()));
+    std::fs::write(lab.dir().join("go"), "").unwrap();
+    let run = going.end();
+    run.says(2, &[]);
+    let answer = run.json();
+    assert_eq!(answer["settlement"]["outcome"]["word"], "incomplete", "{answer}");
+    assert_eq!(answer["settlement"]["outcome"]["reason"], "mixed", "{answer}");
+    let text = lab.ccb(&["explain", &id]).ok();
+    assert!(text.contains("a human's input ran in the same turn"), "{text}");
+    assert_eq!(lab.consumed(&id), 1);
+    assert_eq!(lab.ask("ECHO: alone again").ok(), "alone again\n");
+}
+
+#[test]
+fn a_humans_escape_ends_the_request_as_interrupted() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    let (id, going) = lab.ask_meanwhile("SLEEP 30: never whole");
+    let _working = lab.until_request(&id, "working");
+    let _shown = lab.until_shown("Working");
+    lab.presses("Escape");
+    let run = going.end();
+    run.says(2, &[]);
+    assert_eq!(run.json()["settlement"]["outcome"]["reason"], "interrupted");
+    assert_eq!(lab.ask("ECHO: next").ok(), "next\n");
+}
