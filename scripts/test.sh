@@ -25,9 +25,9 @@ if cargo nextest --version >/dev/null 2>&1; then
     step build-tests cargo nextest run --no-run "${arguments[@]}"
     cargo nextest run "${arguments[@]}" "$@" || status=$?
 else
-    arguments=(--locked --workspace --all-targets --no-fail-fast)
+    arguments=(--locked --workspace --lib --bins --tests --no-fail-fast)
     step build-tests cargo test --no-run "${arguments[@]}"
-    # One after the other where nextest would see to it.
+    # Few at a time; nextest would know which of them are heavy.
     RUST_TEST_THREADS=2 cargo test "${arguments[@]}" "$@" || status=$?
 fi
 

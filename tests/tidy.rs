@@ -81,11 +81,6 @@ impl File {
         self.is_rust() && self.stem() != "tests" && of.iter().any(|dir| self.path.starts_with(dir))
     }
 
-    /// Returns whether it belongs to a folder of tests.
-    fn is_test(&self) -> bool {
-        self.is_rust() && (self.path.starts_with("tests/") || self.path.contains("/tests/"))
-    }
-
     fn name(&self) -> &str {
         self.path.rsplit('/').next().unwrap_or(&self.path)
     }
@@ -374,8 +369,7 @@ fn pins_the_lab(manifest: &serde_json::Value, lock: &str) -> Vec<String> {
 ///
 /// A file is what ends in a known extension or begins with a folder of ours; a test is a word of at least four
 /// parts, `like_this_one_here`. What has blanks or placeholders in it is neither.
-fn names_what_exists(file: &File, all: &[File]) -> Vec<String> {
-    let functions: BTreeSet<String> = all.iter().filter(|other| other.is_rust()).flat_map(functions).collect();
+fn names_what_exists(file: &File, all: &[File], functions: &BTreeSet<String>) -> Vec<String> {
     let mut complaints = Vec::new();
     for span in backticked(&file.text).iter().flat_map(|span| spelled_out(span)) {
         let last = span.rsplit("::").next().unwrap_or_default();
@@ -571,8 +565,9 @@ fn lab_is_pinned_and_names_no_host() {
 #[test]
 fn documents_name_what_exists() {
     let files = workspace();
-    let documents = ["ARCHITECTURE.md", "CONTRIBUTING.md", "RELEASE.md"];
-    hold(documents.iter().filter_map(|path| find(&files, path)).flat_map(|file| names_what_exists(file, &files)));
+    let functions = files.iter().filter(|file| file.is_rust()).flat_map(functions).collect();
+    let documents = ["ARCHITECTURE.md", "CONTRIBUTING.md", "RELEASE.md"].map(|path| find(&files, path));
+    hold(documents.into_iter().flatten().flat_map(|file| names_what_exists(file, &files, &functions)));
 }
 
 /// Shows that each rule can complain: a rule that holds whatever one writes is none.
@@ -609,7 +604,6 @@ mod rules {
         let product = |path: &str| File::new(path, "").is_product();
         assert!(product("src/bin/ccb.rs") && product("crates/ccb-core/src/a/b.rs"));
         assert!(!product("crates/ccb-client/src/display/tests.rs") && !product("crates/stub-agent/src/main.rs"));
-        assert!(File::new("crates/x/tests/y.rs", "").is_test() && !File::new("src/tests.rs", "").is_test());
     }
 
     #[test]
@@ -718,7 +712,8 @@ mod rules {
             File::new("src/bin/ask.rs", ""),
             File::new("src/bin/ccb.rs", ""),
         ];
-        let named = |text: &str| names_what_exists(&File::new("A.md", text), &files);
+        let functions = files.iter().flat_map(functions).collect();
+        let named = |text: &str| names_what_exists(&File::new("A.md", text), &files, &functions);
         check(named("`provider.rs`, `ccb-core/provider.rs`, `crates/ccb-core/`, `src/bin/{ask,ccb}.rs`"), "");
         check(named("`one_that_is_here`, `askd.json`, `provider/<name>.rs`, `a b.rs`\n```\n`gone.rs`\n```"), "");
         check(named("`gone.rs`"), "no such file");

@@ -124,11 +124,22 @@ fn a_cancelled_request_is_not_sent_or_is_interrupted() {
 }
 
 #[test]
+fn an_agent_that_leaves_no_record_of_its_interruption_is_free_after_the_quiet_window() {
+    let stub = Stub { provider: "claude", ..Stub::new("stub") };
+    let env = TestEnv::start(Setup::of(vec![stub]).with("CCB_QUIET_WINDOW_S", "0.7"));
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 30: never");
+    env.until_request(&id, "working");
+    let _cancelled = env.ccb(&["cancel", &id]).ok();
+    outcome(&going.end().json(), "cancelled");
+    assert_eq!(env.ask("stub", "ECHO: and on").ok(), "and on\n");
+}
+
+#[test]
 fn agents_ask_each_other_and_a_notice_brings_the_answer_once() {
     let env = TestEnv::start(Setup::of(vec![Stub::new("asker"), Stub::new("helper")]));
     let said = env.ask("asker", "RUN: ask helper 'ECHO: help is here'").ok();
     assert!(said.contains("[CCB_ASYNC_SUBMITTED provider=helper]"), "{said}");
-    let id = env.events_of("helper", "recv")[0]["req"].as_str().unwrap().to_owned();
+    let id = said.split_once("(task: ").and_then(|(_, rest)| rest.split_once(')')).unwrap().0.to_owned();
     let request = env.settled(&id);
     assert_eq!((&request["asker"], &request["settlement"]["reply"]), (&"asker".into(), &"help is here".into()));
     let notice = until("the notice is consumed", || {

@@ -73,7 +73,20 @@ fn the_worker_killed_before_it_commits_a_request() {
 
 #[test]
 fn the_worker_killed_after_it_has_committed_and_before_it_acts() {
-    killed_at("engine.committed", Stub::new("stub"), false);
+    killed_at("engine.committed", Stub::new("stub"), true);
+}
+
+#[test]
+fn the_worker_killed_after_it_has_committed_a_request_that_waits() {
+    let env = doomed("engine.committed", Stub::new("stub"));
+    let (first, going) = env.ask_meanwhile("stub", "SLEEP 1.5: first");
+    env.until_request(&first, "working");
+    arm(&env);
+    let request = env.ask_json("stub", "ECHO: second");
+    assert!(died(&env), "the edge was never reached");
+    ended_truly(&env, "stub", &request, "second", false);
+    ended_truly(&env, "stub", &going.end().json(), "first", false);
+    goes_on(&env, "stub");
 }
 
 #[test]
@@ -106,7 +119,7 @@ fn the_worker_killed_between_paste_and_enter() {
         let why = env.until_state("stub", "waiting for you");
         assert!(why.contains("text is in its composer") || why.contains("text in its composer"), "{why}");
         assert!(env.screen("stub").contains("[Pasted text #1"));
-        assert!(!env.keys("stub").contains("\\x0d"), "{}", env.keys("stub"));
+        assert_eq!(env.pressed("stub"), "", "{}", env.keys("stub"));
         // The human submits it after all: the answer comes late, and is told.
         env.presses("stub", &["Enter"]);
         until("the late answer is attached", || {
@@ -197,8 +210,9 @@ fn the_agents_program_killed_in_mid_turn() {
 fn the_agents_program_that_crashes_is_started_again() {
     let env = TestEnv::start(Setup::default());
     for _ in 0..2 {
+        // It ends before it has written down that it was asked.
         let request = env.ask_json("stub", "CRASH");
-        assert_eq!(outcome(&request, "failed"), "agent-gone");
+        assert_eq!(outcome(&request, "failed"), "unknown-delivery");
         goes_on(&env, "stub");
     }
 }
@@ -248,7 +262,7 @@ fn twenty_waiting_clients_get_their_own_answers_though_askd_is_killed() {
 
 #[test]
 fn a_writer_killed_while_it_pastes_never_yields_a_truncated_prompt() {
-    let text = "漢字 and more, line after line\n".repeat(6000);
+    let text = "漢字 and more, line after line\n".repeat(6500);
     let prompt = format!("BENCH-TOK-whole <<BENCH{text}BENCH>>");
     assert!(prompt.len() > 200_000);
     let env = TestEnv::start(Setup::default().with("CCB_PROOF_GRACE_S", "1"));

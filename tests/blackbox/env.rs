@@ -31,6 +31,8 @@ pub(crate) struct Stub {
     pub(crate) name: &'static str,
     /// Whether ccb reads its screen (else it is pasted into blindly).
     pub(crate) seen: bool,
+    /// Whose records it writes.
+    pub(crate) provider: &'static str,
     /// How the end of its answers is known.
     pub(crate) completion: &'static str,
     /// Further arguments.
@@ -40,7 +42,7 @@ pub(crate) struct Stub {
 impl Stub {
     /// Returns a stub with a drawn composer that ccb reads.
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, seen: true, completion: "marker", args: Vec::new() }
+        Self { name, seen: true, provider: "codex", completion: "marker", args: Vec::new() }
     }
 
     /// Returns a stub that is pasted into blindly.
@@ -210,6 +212,7 @@ impl TestEnv {
         let transcript = file("jsonl");
         let named = [
             ("--name", stub.name.to_owned()),
+            ("--provider", stub.provider.to_owned()),
             ("--transcript", transcript.clone()),
             ("--events", file("events")),
             ("--ctl", file("ctl")),
@@ -217,7 +220,7 @@ impl TestEnv {
         ];
         let args = named.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
         let args: Vec<String> = args.chain(stub.args.iter().map(|arg| self.placed(arg))).map(|arg| quoted(&arg)).collect();
-        let mut table = format!("[agents.{}]\nprovider = \"codex\"\n", stub.name);
+        let mut table = format!("[agents.{}]\nprovider = \"{}\"\n", stub.name, stub.provider);
         let _ = writeln!(table, "command = {}", quoted(&stub_agent.display().to_string()));
         let _ = writeln!(table, "args = [{}]", args.join(", "));
         let _ = writeln!(table, "transcript = {}\ncompletion = \"{}\"", quoted(&transcript), stub.completion);
@@ -470,6 +473,18 @@ impl TestEnv {
         let text = std::fs::read_to_string(self.file(agent, "keys")).unwrap_or_default();
         let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
         lines.filter_map(|line| line["bytes"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Returns the keys that came to an agent's terminal beside pastes.
+    pub(crate) fn pressed(&self, agent: &str) -> String {
+        let keys = self.keys(agent);
+        let mut parts = keys.split("\\x1b[200~");
+        let mut pressed = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (_, after) = part.split_once("\\x1b[201~").unwrap_or_else(|| panic!("an open paste: {keys}"));
+            pressed.push_str(after);
+        }
+        pressed
     }
 
     /// Changes how a stub behaves from its next prompt on.

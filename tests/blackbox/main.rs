@@ -1,5 +1,8 @@
 //! Ring 3: the real binaries in a sealed world, with stub agents in a private tmux, and `kill -9` of everything.
 
 mod asks;
+mod bad_input;
 mod deaths;
 mod env;
+mod names;
+mod screens;

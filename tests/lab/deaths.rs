@@ -160,6 +160,17 @@ fn the_app_server_killed_in_mid_turn() {
 }
 
 #[test]
+fn the_app_server_killed_in_the_threads_first_turn() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    let (id, going) = lab.ask_meanwhile("SLEEP 20: a slow answer");
+    until("the model answers", || (lab.model_saw(&id) == 1).then_some(()));
+    lab.kill(lab.process("app-server"));
+    failed(&going.end().json(), "agent-gone");
+    goes_on(&lab, &id);
+}
+
+#[test]
 fn the_tui_killed_in_mid_turn() {
     let died = killed_in_mid_turn(|lab, _| lab.kill(lab.process("--remote")));
     let Some((lab, answer)) = died else { return };

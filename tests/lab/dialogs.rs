@@ -67,6 +67,7 @@ fn an_approval_is_shown_as_waiting_for_you_and_the_human_gives_it_in_the_tui() {
 #[test]
 fn auto_approval_is_for_one_launch_and_writes_nothing() {
     let Some(lab) = lab(Setup::default()) else { return };
+    let _made = lab.run("git", &["init", "-q"], "").ok();
     let _started = lab.ccb(&["--detach", "-a", "codex"]).ok();
     lab.until_idle();
     let answer = lab.ask_json("TOOL: touch made");

@@ -87,3 +87,61 @@ fn a_humans_escape_ends_the_request_as_interrupted() {
     assert_eq!(run.json()["settlement"]["outcome"]["reason"], "interrupted");
     assert_eq!(lab.ask("ECHO: next").ok(), "next\n");
 }
+
+#[test]
+fn a_request_in_a_humans_turn_is_found_there_after_askds_death_and_not_sent_again() {
+    let environment = vec![("CCB_FAILPOINT", "codex.before-start=wait:{world}/go")];
+    let Some(lab) = lab(Setup { environment, ..Setup::default() }) else { return };
+    lab.start();
+    let theirs = "SLEEP 5: for the human";
+    lab.types(theirs);
+    let _shown = lab.until_shown(theirs);
+    let (id, going) = lab.ask_meanwhile("SLEEP 3: for the asker");
+    until("askd has decided to start", || lab.dir().join("go.reached").exists().then_some(()));
+    lab.presses("Enter");
+    until("the human's turn runs", || (lab.model_saw(theirs) == 1).then_some(()));
+    std::fs::write(lab.dir().join("go"), "").unwrap();
+    until("it was taken into the human's turn", || (lab.consumed(&id) == 1).then_some(()));
+    crate::env::kill(u32::try_from(lab.status()["pid"].as_u64().unwrap()).unwrap());
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["outcome"]["reason"], "mixed", "{answer}");
+    assert_eq!(answer["settlement"]["reply"], "for the asker", "{answer}");
+    assert_eq!(lab.ask("ECHO: alone again").ok(), "alone again\n");
+    assert_eq!((lab.consumed(&id), lab.model_saw(&id)), (1, 1));
+}
+
+#[test]
+fn a_human_who_steers_our_turn_is_told_of_too() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    let (id, going) = lab.ask_meanwhile("SLEEP 20: for the asker");
+    until("the model answers", || (lab.model_saw(&id) == 1).then_some(()));
+    enters(&lab, "ECHO: for the human");
+    let run = going.end();
+    run.says(2, &[]);
+    let answer = run.json();
+    assert_eq!(answer["settlement"]["outcome"]["reason"], "mixed", "{answer}");
+    assert_eq!(lab.ask("ECHO: alone again").ok(), "alone again\n");
+}
+
+#[test]
+fn zz_probe() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    let t = std::time::Instant::now();
+    let _ = lab.ccb(&["--detach", "codex"]).ok();
+    eprintln!("detach {:?}", t.elapsed());
+    let mut last = String::new();
+    while t.elapsed().as_millis() < 400 || lab.agent()["state"] != "idle" {
+        let a = format!("{} {}", lab.agent()["state"], lab.agent()["why"]);
+        if a != last { eprintln!("{:?} {a}", t.elapsed()); last = a; }
+    }
+    eprintln!("idle {:?}", t.elapsed());
+    for i in 0..3 {
+        let t = std::time::Instant::now();
+        let id = lab.ask_json(&format!("ECHO: {i}"))["id"].as_str().unwrap().to_owned();
+        eprintln!("ask {:?}\n{}", t.elapsed(), lab.ccb(&["explain", &id]).out);
+    }
+    let t = std::time::Instant::now();
+    let _ = lab.until_shown("gpt-5.1-codex default");
+    eprintln!("shown {:?}", t.elapsed());
+}

@@ -135,8 +135,14 @@ fn usage(error: &clap::Error) -> Result<u8, CliError> {
         output::print(&text)?;
         return Ok(exit::OK);
     }
-    let text = text.trim_end();
-    Err(CliError::new(text.strip_prefix("error: ").unwrap_or(text)))
+    // The first paragraph is what is wrong, tips stand in further ones, and the usage belongs to `--help`.
+    let mut paragraphs = text.trim_end().split("\n\n");
+    let line = |paragraph: &str| paragraph.lines().map(str::trim).collect::<Vec<_>>().join(" ");
+    let message = line(paragraphs.next().unwrap_or_default());
+    let error = CliError::new(message.strip_prefix("error: ").unwrap_or(&message));
+    let tips = paragraphs.filter_map(|paragraph| Some(line(paragraph).strip_prefix("tip: ")?.to_owned()));
+    let error = tips.filter(|tip| !tip.starts_with("to pass")).fold(error, CliError::hint);
+    Err(error.hint("`ccb --help` lists commands and options, `ccb <command> --help` those of a command"))
 }
 
 /// Returns the words that are commands, for suggestions.
@@ -181,7 +187,7 @@ mod tests {
     #[test]
     fn usage_errors_are_exit_code_1() {
         let error = parse("explain").unwrap_err();
-        assert_eq!(error.code, exit::ERROR);
+        assert_eq!((error.code, error.message.lines().count()), (exit::ERROR, 1));
         assert!(error.message.contains("<ID>"), "{error:?}");
         assert_eq!(parse("--bogus").unwrap_err().code, exit::ERROR);
     }

@@ -22,8 +22,8 @@ use crate::program;
 use crate::project::Place;
 use crate::wake::{Pace, Patience, Woken, pause};
 
-/// How long a client tries, unless it knows better.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client tries, unless it knows better: longer than a keeper takes to replace a hung worker.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long one handshake may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
@@ -263,4 +263,4 @@ fn miss(error: io::Error) -> Miss {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

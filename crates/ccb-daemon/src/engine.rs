@@ -4,7 +4,8 @@
 //! callers are refused, and the state is read back from the store.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
 use ccb_core::id::RequestId;
@@ -20,7 +21,7 @@ use crate::clock::Clock;
 use crate::store::Store;
 
 /// The most inputs that one commit takes together.
-const BATCH: usize = 256;
+const BATCH: u64 = 256;
 
 /// Who waits for what becomes of one input.
 type Waiter = oneshot::Sender<Result<Verdict, Refusal>>;
@@ -46,6 +47,9 @@ enum Message {
 #[derive(Clone)]
 pub(crate) struct Engine {
     inbox: mpsc::Sender<Message>,
+    /// How many messages were sent and how many are done with: equal while the engine has nothing to do.
+    sent: Arc<AtomicU64>,
+    done: Arc<AtomicU64>,
 }
 
 /// Where the engine's effects and news go, after the commit.
@@ -60,7 +64,9 @@ impl Engine {
     /// Restores the state from `store` and starts the thread.
     pub(crate) fn start(store: Store, policy: Policy, clock: Clock, outlets: Outlets) -> anyhow::Result<Self> {
         let (inbox, outbox) = mpsc::channel();
-        let mut work = Work { state: restore(&store, policy)?, store, clock, outlets, followers: BTreeMap::new() };
+        let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let state = restore(&store, policy)?;
+        let mut work = Work { state, store, clock, outlets, followers: BTreeMap::new(), done: done.clone() };
         for effect in step::wake(&work.state) {
             work.outlets.effects.send(effect).ok();
         }
@@ -68,18 +74,32 @@ impl Engine {
             .name("engine".into())
             .spawn(move || work.run(&outbox))
             .context("cannot start the engine's thread")?;
-        Ok(Self { inbox })
+        Ok(Self { inbox, sent, done })
+    }
+
+    fn send(&self, message: Message) {
+        self.sent.fetch_add(1, Ordering::SeqCst);
+        self.inbox.send(message).ok();
+    }
+
+    /// Returns once the engine has shown that it lives: at once while it has nothing to do, since an empty inbox
+    /// cannot hold it up; else when it has come to this question.
+    pub(crate) async fn alive(&self) -> Result<(), Refusal> {
+        if self.sent.load(Ordering::SeqCst) == self.done.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        self.look(|_| ()).await
     }
 
     /// Hands an input in; nobody waits for it.
     pub(crate) fn tell(&self, input: Input) {
-        self.inbox.send(Message::Input(input, None)).ok();
+        self.send(Message::Input(input, None));
     }
 
     /// Hands an input in and waits until it is committed.
     pub(crate) async fn submit(&self, input: Input) -> Result<Verdict, Refusal> {
         let (waiter, answer) = oneshot::channel();
-        self.inbox.send(Message::Input(input, Some(waiter))).ok();
+        self.send(Message::Input(input, Some(waiter)));
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
 
@@ -90,19 +110,19 @@ impl Engine {
     ) -> Result<T, Refusal> {
         let (tx, answer) = oneshot::channel();
         let look = Box::new(move |view: View<'_>| drop(tx.send(look(view))));
-        self.inbox.send(Message::Look(look)).ok();
+        self.send(Message::Look(look));
         answer.await.map_err(|_| stopping())
     }
 
     /// Sends the request as it is now (if it exists) and each time it changes.
     pub(crate) fn follow(&self, id: RequestId, to: UnboundedSender<Request>) {
-        self.inbox.send(Message::Follow(id, to)).ok();
+        self.send(Message::Follow(id, to));
     }
 
     /// Stops after all that was handed in before.
     pub(crate) async fn stop(&self) {
         let (tx, stopped) = oneshot::channel();
-        self.inbox.send(Message::Stop(tx)).ok();
+        self.send(Message::Stop(tx));
         stopped.await.ok();
     }
 }
@@ -126,6 +146,7 @@ struct Work {
     clock: Clock,
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
+    done: Arc<AtomicU64>,
 }
 
 /// What a batch has brought about, before its commit.
@@ -166,6 +187,7 @@ impl Work {
                 next = if taken < BATCH { outbox.try_recv().ok() } else { None };
             }
             self.finish(batch);
+            self.done.fetch_add(taken, Ordering::SeqCst);
         }
     }
 

@@ -3,7 +3,7 @@
 //! It sleeps in `poll` until the worker ends, a signal comes, or the next ping is due.
 
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use ccb_core::home::{Home, file};
 use ccb_core::settings::watchdog_interval;
-use ccb_core::wire::{self, Call as _};
+use ccb_core::wire;
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -99,15 +100,14 @@ struct Worker {
 struct Pings {
     stream: UnixStream,
     calls: u64,
-    /// Whether the last ping has no answer yet.
-    open: bool,
+    /// How many lines came back.
+    heard: u64,
 }
 
 /// Why the keeper stopped waiting.
 enum Woken {
     Ended,
     Signal,
-    Pong,
     Due,
 }
 
@@ -175,9 +175,18 @@ impl Keeper {
         None
     }
 
+    /// Connects without waiting: the full backlog of a hung worker would hold us up for ever.
+    fn connect(&self) -> anyhow::Result<UnixStream> {
+        let address = SocketAddrUnix::new(self.files.socket(file::SOCKET))?;
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        rustix::net::connect(&socket, &address)?;
+        Ok(UnixStream::from(socket))
+    }
+
     /// Returns the worker that a dead keeper left behind, if it still serves.
     fn adopt(&self) -> anyhow::Result<Option<Worker>> {
-        let Ok(stream) = UnixStream::connect(self.files.socket(file::SOCKET)) else { return Ok(None) };
+        let Ok(stream) = self.connect() else { return Ok(None) };
         let peer = rustix::net::sockopt::socket_peercred(&stream)?;
         let pid = u32::try_from(peer.pid.as_raw_nonzero().get())?;
         let Some(identity) = Identity::of(pid).filter(|_| peer.uid == rustix::process::getuid()) else {
@@ -212,7 +221,7 @@ impl Keeper {
         }
         let identity = Identity::of(pid).context("the worker is gone")?;
         let watch = identity.watch()?;
-        let stream = UnixStream::connect(self.files.socket(file::SOCKET))?;
+        let stream = self.connect()?;
         let wire = Pings::open(stream, &self.files)?;
         Ok(Worker { child: Some(child), identity, watch, wire: Some(wire), born: Instant::now() })
     }
@@ -232,22 +241,14 @@ impl Keeper {
                     worker.identity.signal(Signal::TERM)?;
                     kill_at.get_or_insert(Instant::now() + MERCY);
                 }
-                Woken::Pong => {
-                    if worker.wire.as_mut().is_some_and(|wire| wire.read_pong().is_none()) {
-                        worker.wire = None;
-                    } else {
-                        missed = 0;
-                    }
-                }
                 Woken::Due if kill_at.is_some() => {
                     worker.identity.signal(Signal::KILL)?;
                     kill_at = Some(Instant::now() + MERCY);
                 }
                 Woken::Due => {
-                    let open = worker.wire.as_ref().is_none_or(|wire| wire.open);
-                    if open {
-                        missed += 1;
-                    }
+                    // Answers are read only now: waking up for each would cost as much again.
+                    let answered = worker.wire.as_mut().is_some_and(Pings::is_answered);
+                    missed = if answered { 0 } else { missed + 1 };
                     if missed >= MISSES {
                         log(&format!(
                             "the worker (pid {}) did not answer {MISSES} pings: it is ended",
@@ -270,12 +271,10 @@ impl Keeper {
 
     fn ping(&self, worker: &mut Worker) {
         if worker.wire.is_none() {
-            let stream = UnixStream::connect(self.files.socket(file::SOCKET)).ok();
+            let stream = self.connect().ok();
             worker.wire = stream.and_then(|stream| Pings::open(stream, &self.files).ok());
         }
-        if let Some(wire) = worker.wire.as_mut().filter(|wire| !wire.open)
-            && wire.ping().is_err()
-        {
+        if worker.wire.as_mut().is_some_and(|wire| wire.ping().is_err()) {
             worker.wire = None;
         }
     }
@@ -285,9 +284,6 @@ impl Keeper {
         let mut fds = vec![PollFd::new(&self.signals.reading, PollFlags::IN)];
         if let Some(worker) = worker {
             fds.push(PollFd::from_borrowed_fd(worker.watch.as_fd(), PollFlags::IN));
-            if let Some(wire) = &worker.wire {
-                fds.push(PollFd::new(&wire.stream, PollFlags::IN));
-            }
         }
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         let timeout = timeout.map(|t| rustix::event::Timespec {
@@ -305,7 +301,6 @@ impl Keeper {
                 (&self.signals.reading).read_exact(&mut [0]).ok();
                 Woken::Signal
             }
-            [_, _, true] => Woken::Pong,
             _ => Woken::Due,
         })
     }
@@ -369,9 +364,7 @@ impl Keeper {
 
 impl Pings {
     fn open(stream: UnixStream, files: &Files) -> anyhow::Result<Self> {
-        stream.set_write_timeout(Some(Duration::from_secs(1)))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        let mut pings = Self { stream, calls: 0, open: false };
+        let mut pings = Self { stream, calls: 0, heard: 0 };
         let hello = wire::Hello {
             protocol: wire::PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -379,24 +372,22 @@ impl Pings {
             role: "keeper".into(),
         };
         pings.stream.write_all(wire::call_line(0, &hello).as_bytes())?;
-        pings.read_pong();
         Ok(pings)
     }
 
     fn ping(&mut self) -> std::io::Result<()> {
         self.calls += 1;
-        self.open = true;
-        debug_assert_eq!(wire::Ping::METHOD, "ping");
         self.stream.write_all(wire::call_line(self.calls, &wire::Ping {}).as_bytes())
     }
 
-    /// Reads one answer; none if the connection is over or nothing whole comes in time.
-    fn read_pong(&mut self) -> Option<()> {
-        // One answer a call and one call at a time: nothing is left in the reader's buffer.
-        let mut line = String::new();
-        let read = BufReader::new(&self.stream).read_line(&mut line).ok()?;
-        self.open = false;
-        (read > 0).then_some(())
+    /// Whether everything that was asked has been answered: the handshake and each ping, a line each.
+    fn is_answered(&mut self) -> bool {
+        let mut chunk = [0; 4096];
+        while let Ok(read @ 1..) = self.stream.read(&mut chunk) {
+            let lines = chunk[..read].split(|byte| *byte == b'\n').count() - 1;
+            self.heard += lines as u64;
+        }
+        self.heard == self.calls + 1
     }
 }
 

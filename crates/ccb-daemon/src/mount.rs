@@ -269,7 +269,8 @@ impl Mounts {
         let word = agent.command.as_deref().unwrap_or(row.program);
         let path = env.get("PATH").map_or("/usr/local/bin:/usr/bin:/bin", String::as_str);
         find_program(word, path, self.files.home().work_dir()).ok_or_else(|| match agent.command {
-            Some(_) => Refusal::new(Code::Launch, format!("agent `{}`: there is no program `{word}`", agent.name)),
+            Some(_) => Refusal::new(Code::Launch, format!("agent `{}`: there is no program `{word}`", agent.name))
+                .hint("`command` in .ccb/ccb.config names it; a path is relative to the project"),
             None => {
                 Refusal::new(Code::Launch, format!("{} CLI is not installed: no `{word}` on the PATH", row.display))
                     .hint(format!("install it: {}", row.install))

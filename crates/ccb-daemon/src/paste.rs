@@ -164,6 +164,16 @@ pub async fn composer_state(target: &Target) -> Option<Sight> {
     see(target, target.look?).await.ok().map(|(_, sight)| sight)
 }
 
+/// Returns what keeps keys from the pinned pane now, if something does.
+pub async fn held_back(target: &Target) -> Option<String> {
+    let free = async {
+        alive(target)?;
+        let pane = target.server.pane(&target.pins.pane).await.map_err(|error| unreadable(&error))?;
+        is_pinned(target, &pane)
+    };
+    free.await.err().map(|block: Block| block.why)
+}
+
 /// Deletes the buffers and bodies that earlier deliveries of this project left behind.
 pub async fn purge(server: &Server, home: &Home) -> crate::tmux::Result<()> {
     let prefix = prefix(home);

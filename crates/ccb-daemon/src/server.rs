@@ -252,7 +252,7 @@ impl Connection {
             wire::Status::METHOD => to_value(&self.status().await?),
             wire::Explain::METHOD => to_value(&self.explain(parameters(params)?).await?),
             wire::Ping::METHOD => {
-                self.door.engine.look(|_| ()).await?;
+                self.door.engine.alive().await?;
                 to_value(&wire::Pong { generation: self.door.generation })
             }
             wire::Mount::METHOD => to_value(&self.door.mounts.mount(parameters(params)?).await?),

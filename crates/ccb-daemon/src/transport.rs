@@ -33,6 +33,8 @@ pub(crate) enum Task {
         attempt: u32,
         /// Question or notice.
         kind: Kind,
+        /// The turn that it was seen in, if it was.
+        turn: Option<String>,
         /// Whether this is the last time of asking.
         last: bool,
     },

@@ -1,6 +1,7 @@
 //! What users see of requests and agents, from the engine's state and the store.
 
 use ccb_core::config::AgentConfig;
+use ccb_core::id::RequestId;
 use ccb_core::request::{Request, Stage};
 use ccb_core::state::{Presence, State};
 use ccb_core::step::waits_for;
@@ -72,13 +73,14 @@ pub(crate) fn overview(state: &State, slots: &[SlotView]) -> Overview {
             let agent = state.agents.get(&config.name);
             let absent = Presence::Absent { why: "not started".into() };
             let presence = agent.map_or(&absent, |agent| &agent.presence);
+            let doing = doing(state, presence, agent.and_then(|agent| agent.current.as_ref()));
             AgentView {
                 name: config.name.clone(),
                 provider: config.provider.row().name.to_owned(),
                 rung: rung.clone(),
                 rung_why: rung_why.clone(),
-                state: presence.word().to_owned(),
-                why: presence.why().to_owned(),
+                state: doing.word().to_owned(),
+                why: doing.why().to_owned(),
                 current: agent.and_then(|agent| agent.current.clone()),
                 queued: agent.map_or(0, |agent| u32::try_from(agent.queue.len()).unwrap_or(u32::MAX)),
                 pane: pane.clone(),
@@ -89,6 +91,17 @@ pub(crate) fn overview(state: &State, slots: &[SlotView]) -> Overview {
     let mut open: Vec<&Request> = state.requests.values().filter(|request| !request.is_settled()).collect();
     open.sort_by_key(|request| request.seq);
     Overview { agents, requests: open.into_iter().map(|r| request(state, r)).collect() }
+}
+
+/// What an agent is doing: its transport may call it idle while the engine still waits for the end of a delivery.
+fn doing(state: &State, presence: &Presence, current: Option<&RequestId>) -> Presence {
+    match (presence, current) {
+        (Presence::Idle, Some(id)) if state.requests.get(id).is_some_and(Request::is_settled) => {
+            Presence::Busy { why: format!("still at {id}, which is settled already; `ccb cancel {id}` stops it") }
+        }
+        (Presence::Idle, Some(id)) => Presence::Busy { why: format!("at {id}") },
+        (other, _) => other.clone(),
+    }
 }
 
 /// What [`overview`] needs of an agent.

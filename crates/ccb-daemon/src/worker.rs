@@ -187,14 +187,14 @@ async fn perform(
         match effect {
             Effect::Arm { id, timer, at } => drop(arm.send(Arm::At(id, timer, at))),
             Effect::Interrupt { agent, id, turn } => drop(agents.task(&agent, Task::Interrupt { id, turn })),
-            Effect::Reconcile { agent, id, attempt, turn: _, last } => {
+            Effect::Reconcile { agent, id, attempt, turn, last } => {
                 let of = id.clone();
                 let kind = door
                     .engine
                     .look(move |view| view.state.requests.get(&of).map(|request| request.kind.clone()))
                     .await;
                 let Ok(Some(kind)) = kind else { continue };
-                agents.task(&agent, Task::Reconcile { id, attempt, kind, last });
+                agents.task(&agent, Task::Reconcile { id, attempt, kind, turn, last });
             }
             Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
                 // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.

@@ -239,6 +239,7 @@ impl Agent {
     /// Ends the turn without an answer.
     fn interrupt(&mut self, now: Instant) -> io::Result<Flow> {
         let Some(turn) = self.turn.take() else { return Ok(Flow::Stay) };
+        self.records.interrupted()?;
         self.conversation.push(Speaker::Note, "interrupted");
         self.events.record("interrupted", &json!({"req": turn.request, "tok": turn.token}))?;
         drop(turn);

@@ -52,7 +52,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
 
 /// Reads the project's configuration.
 pub(super) fn parse(text: &str) -> Result<Config, CliError> {
-    config::parse(CONFIG, text).map_err(|error| CliError::new(error.to_string()))
+    let hint = "agents stand in it as words `name:provider` or as tables `[agents.NAME]`";
+    config::parse(CONFIG, text).map_err(|error| CliError::new(error.to_string()).hint(hint))
 }
 
 /// Returns whether the user has trusted this very text.

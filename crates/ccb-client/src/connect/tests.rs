@@ -5,22 +5,22 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
-use ccb_core::wire::{Code, Ping, Pong, answer_line, parse_call};
+use ccb_core::wire::{Code, Line, Ping, Pong, answer_line, parse_call};
 use serde_json::json;
 
 use super::*;
 
 /// A project with an askd program that is a shell script.
-struct World {
+pub(crate) struct World {
     dir: tempfile::TempDir,
-    askd: Askd,
+    pub(crate) askd: Askd,
 }
 
-/// How the thread answers a line; none: it hangs up.
-type Answers = fn(method: &str, project: &str) -> Option<Result<serde_json::Value, Refusal>>;
+/// What the thread answers; none: it hangs up.
+pub(crate) type Answer = Option<Result<serde_json::Value, Refusal>>;
 
 impl World {
-    fn new(script: &str) -> Self {
+    pub(crate) fn new(script: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::new(dir.path(), &dir.path().join("p"));
         std::fs::create_dir_all(home.root()).unwrap();
@@ -40,8 +40,8 @@ impl World {
         UnixListener::bind(self.socket()).unwrap()
     }
 
-    /// Serves `count` connections.
-    fn serve(&self, count: usize, answers: Answers) {
+    /// Serves `count` connections, one after another.
+    pub(crate) fn serve(&self, count: usize, mut answers: impl FnMut(&Line, &str) -> Answer + Send + 'static) {
         let listener = self.listen();
         let project = self.askd.home.project().to_owned();
         std::thread::spawn(move || {
@@ -49,7 +49,7 @@ impl World {
                 let mut stream = stream.unwrap();
                 for line in BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok) {
                     let call = parse_call(&line).unwrap();
-                    let Some(result) = answers(&call.method, &project) else { break };
+                    let Some(result) = answers(&call, &project) else { break };
                     stream.write_all(answer_line(&call.id, result).as_bytes()).unwrap();
                 }
             }
@@ -61,14 +61,14 @@ impl World {
     }
 }
 
-fn welcome(project: &str, keeper: bool) -> serde_json::Value {
+pub(crate) fn welcome(project: &str, keeper: bool) -> serde_json::Value {
     json!({"protocol": 1, "version": "0", "project": project, "work_dir": "/p", "generation": 1, "pid": 1, "keeper": keeper})
 }
 
 /// Greets, and answers each ping.
 #[expect(clippy::unnecessary_wraps, reason = "one of several")]
-fn well(method: &str, project: &str) -> Option<Result<serde_json::Value, Refusal>> {
-    Some(Ok(if method == "hello" { welcome(project, true) } else { json!({"generation": 7}) }))
+fn well(call: &Line, project: &str) -> Answer {
+    Some(Ok(if call.method == "hello" { welcome(project, true) } else { json!({"generation": 7}) }))
 }
 
 fn soon() -> Patience<'static> {
@@ -178,11 +178,14 @@ fn a_daemon_without_a_keeper_is_given_one() {
 
 #[test]
 fn a_call_whose_connection_is_lost_is_made_again() {
-    static FIRST: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(true);
     let world = World::new("echo held");
-    world.serve(2, |method, project| {
-        let lost = method == "ping" && FIRST.swap(false, std::sync::atomic::Ordering::Relaxed);
-        if lost { None } else { well(method, project) }
+    let mut losses = 1;
+    world.serve(2, move |call, project| {
+        if call.method == "ping" && losses > 0 {
+            losses -= 1;
+            return None;
+        }
+        well(call, project)
     });
     assert_eq!(world.askd.call(&Ping {}).unwrap(), Pong { generation: 7 });
 }

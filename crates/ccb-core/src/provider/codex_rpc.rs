@@ -234,9 +234,12 @@ pub fn thread_resume(thread: &str) -> (&'static str, Value) {
     ("thread/resume", json!({"threadId": thread, "excludeTurns": true}))
 }
 
-/// Returns the call that lists the last `limit` turns, newest first, with their user and final messages.
-pub fn turns_list(thread: &str, limit: u32) -> (&'static str, Value) {
-    ("thread/turns/list", json!({"threadId": thread, "limit": limit, "sortDirection": "desc"}))
+/// Returns the call that lists `limit` turns, newest first, from `cursor` on.
+///
+/// With all their items: the usual summary of a turn has its first user message only, and ours may be another.
+pub fn turns_list(thread: &str, limit: u32, cursor: Option<&str>) -> (&'static str, Value) {
+    let order = json!({"threadId": thread, "limit": limit, "cursor": cursor, "sortDirection": "desc", "itemsView": "full"});
+    ("thread/turns/list", order)
 }
 
 /// Returns the call that hands a prompt over.

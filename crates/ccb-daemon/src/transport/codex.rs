@@ -31,8 +31,12 @@ const CALL_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a server that was started may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// How many turns of the history are read to find a request.
-const HISTORY: u32 = 100;
+/// How long a message of a dead connection may be on its way through the server.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
+
+/// How many turns of the history are read at once, and how many at most to find a request.
+const PAGE: u32 = 20;
+const HISTORY: u32 = 1000;
 
 /// Where an agent's app-server and program are.
 #[derive(Clone, Debug)]
@@ -124,6 +128,30 @@ struct Codex {
 struct Seen {
     ours: Vec<RequestId>,
     foreign: bool,
+}
+
+/// A piece of the history, newest first.
+#[derive(Default)]
+struct Page {
+    turns: Vec<TurnRecord>,
+    next: Option<String>,
+}
+
+/// What a look into the history has shown.
+enum Found {
+    Turn(TurnRecord),
+    Nothing,
+    /// The history was not read to its beginning.
+    TooLong,
+}
+
+/// A delivery of which the engine wants to know where it stands.
+struct Asked {
+    id: RequestId,
+    attempt: u32,
+    /// The turn that it was seen in.
+    turn: Option<String>,
+    last: bool,
 }
 
 type Socket = tokio_tungstenite::WebSocketStream<UnixStream>;
@@ -346,19 +374,36 @@ impl Codex {
         }
     }
 
-    /// Reads the history and tells what it says of our requests: what ended while nobody listened ends now.
+    /// Reads the newest turn: it may still be running. What became of our requests is asked for one by one.
     async fn catch_up(&mut self, line: &mut Line, wire: &mut Wire, status: &Status) -> anyhow::Result<()> {
-        for turn in self.history(wire).await?.into_iter().rev() {
+        self.active = None;
+        for turn in self.page(wire, 1, None).await?.turns {
             self.tell_turn(line, turn, status);
         }
         Ok(())
     }
 
-    async fn history(&mut self, wire: &mut Wire) -> anyhow::Result<Vec<TurnRecord>> {
-        let Some(thread) = self.thread.clone() else { return Ok(Vec::new()) };
-        // A thread without a turn has no history that could be asked for.
-        let Ok(list) = wire.ask(rpc::turns_list(&thread, HISTORY)).await? else { return Ok(Vec::new()) };
-        Ok(list["data"].as_array().into_iter().flatten().filter_map(rpc::turn_record).collect())
+    async fn page(&self, wire: &mut Wire, limit: u32, cursor: Option<&str>) -> anyhow::Result<Page> {
+        let Some(thread) = &self.thread else { return Ok(Page::default()) };
+        let list = wire.call(rpc::turns_list(thread, limit, cursor)).await?;
+        let turns = list["data"].as_array().into_iter().flatten().filter_map(rpc::turn_record).collect();
+        Ok(Page { turns, next: list["nextCursor"].as_str().map(str::to_owned) })
+    }
+
+    /// Looks for a turn in the history, from its end to its beginning.
+    async fn find(&self, wire: &mut Wire, is_it: impl Fn(&TurnRecord) -> bool) -> anyhow::Result<Found> {
+        let mut cursor: Option<String> = None;
+        for _ in 0..HISTORY / PAGE {
+            let page = self.page(wire, PAGE, cursor.as_deref()).await?;
+            if let Some(turn) = page.turns.into_iter().find(&is_it) {
+                return Ok(Found::Turn(turn));
+            }
+            match page.next {
+                Some(next) => cursor = Some(next),
+                None => return Ok(Found::Nothing),
+            }
+        }
+        Ok(Found::TooLong)
     }
 
     fn tell_turn(&mut self, line: &mut Line, turn: TurnRecord, status: &Status) {
@@ -458,8 +503,9 @@ impl Codex {
         let known = self.turns.get(&turn.id).is_some_and(|seen| !seen.ours.is_empty());
         let mut end = turn.end;
         if !whole && known {
-            let record = self.history(wire).await?.into_iter().find(|record| record.id == turn.id);
-            end = record.and_then(|record| record.end).or(end);
+            if let Found::Turn(record) = self.find(wire, |record| record.id == turn.id).await? {
+                end = record.end.or(end);
+            }
         }
         if let Some(end) = end {
             self.end_turn(line, &turn.id, &end);
@@ -479,7 +525,10 @@ impl Codex {
                     wire.ask(rpc::turn_interrupt(&thread, &turn)).await?.ok();
                 }
             }
-            Task::Reconcile { id, attempt, last, .. } => self.reconcile(line, wire, &id, attempt, last).await?,
+            Task::Reconcile { id, attempt, turn, last, .. } => {
+                let asked = Asked { id, attempt, turn, last };
+                self.reconcile(line, wire, asked).await?;
+            }
             Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::ServerGone { why: how })),
             Task::Runner(RunnerEvent::ServerStarted { .. }) => self.show(line),
             Task::Runner(event) => self.runner(&event),
@@ -526,34 +575,37 @@ impl Codex {
     ///
     /// The connection of an earlier askd is dead, but what it had written may still be on its way through the
     /// server; so absence counts only when it is found twice, with the thread idle in between.
-    async fn reconcile(
-        &mut self,
-        line: &mut Line,
-        wire: &mut Wire,
-        id: &RequestId,
-        attempt: u32,
-        last: bool,
-    ) -> anyhow::Result<()> {
-        for look in 0..2 {
-            if look > 0 {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-            }
-            let history = self.history(wire).await?;
-            if let Some(turn) = history.into_iter().find(|turn| turn.clients.iter().flatten().any(|c| c == id.as_str()))
-            {
+    async fn reconcile(&mut self, line: &mut Line, wire: &mut Wire, asked: Asked) -> anyhow::Result<()> {
+        let Asked { id, attempt, turn: bound, last } = asked;
+        let is_it = |turn: &TurnRecord| turn.clients.iter().flatten().any(|client| client == id.as_str());
+        let mut found = self.find(wire, is_it).await?;
+        if matches!(found, Found::Nothing) {
+            tokio::time::sleep(SECOND_LOOK).await;
+            found = self.find(wire, is_it).await?;
+        }
+        match (found, bound) {
+            (Found::Turn(turn), _) => {
                 let status = if self.active.as_ref() == Some(&turn.id) { Status::Active } else { Status::Idle };
                 let running = turn.end.is_none() && (status == Status::Active || self.is_active(wire).await?);
                 self.tell_turn(line, turn, if running { &Status::Active } else { &Status::Idle });
-                return Ok(());
             }
-        }
-        let (id, attempt) = (id.clone(), attempt);
-        if self.active.is_some() {
-            let why = "it is not in the thread's history, but a turn is running".to_owned();
-            line.engine.tell(Input::Doubt { id, attempt, why, last });
-        } else {
-            let proof = "the thread's history, read twice after a reconnect, does not have it".to_owned();
-            line.engine.tell(Input::NotTaken { id, attempt, proof });
+            (Found::Nothing, Some(turn)) => {
+                let message = "its turn is not in the agent's history any more".to_owned();
+                let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
+                line.engine.tell(Input::TurnEnded { id, turn, end, by: EndedBy::Protocol });
+            }
+            (Found::Nothing, None) if self.active.is_none() => {
+                let proof = "the thread's history, read twice after a reconnect, does not have it".to_owned();
+                line.engine.tell(Input::NotTaken { id, attempt, proof });
+            }
+            (Found::Nothing, None) => {
+                let why = "it is not in the thread's history, but a turn is running".to_owned();
+                line.engine.tell(Input::Doubt { id, attempt, why, last });
+            }
+            (Found::TooLong, _) => {
+                let why = format!("it is not in the last {HISTORY} turns of the thread");
+                line.engine.tell(Input::Doubt { id, attempt, why, last });
+            }
         }
         Ok(())
     }

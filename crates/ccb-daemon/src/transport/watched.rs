@@ -24,7 +24,7 @@ use super::follow::{Transcript, Watch};
 use super::{Line, Offer, Task};
 use crate::agents::Agents;
 use crate::files::Files;
-use crate::paste::{self, Delivery, Target};
+use crate::paste::{self, Delivery, Pressed, Target};
 use crate::process::Identity;
 use crate::tmux::{Key, Server};
 
@@ -33,6 +33,9 @@ const RECHECK: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 
 /// How long a started program may leave its terminal unread before it is taken for ready all the same.
 const SETTLE: Duration = Duration::from_secs(5);
+
+/// How long an interrupted program must be silent to have stopped.
+const INTERRUPTED: Duration = Duration::from_secs(2);
 
 /// Where an agent's records are, and how they are read.
 #[derive(Clone, Debug)]
@@ -119,6 +122,8 @@ struct At {
     mixed: bool,
     said: Vec<String>,
     silence: Option<Instant>,
+    /// Whether we have pressed the key that stops it.
+    interrupted: bool,
 }
 
 /// What the transcript newly says of a delivery.
@@ -131,7 +136,7 @@ enum Finding {
 
 impl At {
     fn new(id: RequestId, attempt: u32, kind: Kind) -> Self {
-        Self { id, attempt, kind, turn: None, mixed: false, said: Vec::new(), silence: None }
+        Self { id, attempt, kind, turn: None, mixed: false, said: Vec::new(), silence: None, interrupted: false }
     }
 
     /// Takes the next observation. Everything before our anchor is somebody else's.
@@ -199,7 +204,7 @@ impl Watched {
         match task {
             Task::Offer(offer) => self.offer(line, offer).await,
             Task::Interrupt { id, .. } => self.interrupt(line, &id).await,
-            Task::Reconcile { id, attempt, kind, last } => self.reconcile(line, id, attempt, kind, last),
+            Task::Reconcile { id, attempt, kind, last, .. } => self.reconcile(line, id, attempt, kind, last),
             Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
             Task::Runner(RunnerEvent::TuiEnded { how, again }) => {
                 let next = if again { "it is started again" } else { "start it with `ccb`" };
@@ -250,24 +255,30 @@ impl Watched {
             self.check = None;
             return;
         };
-        let presence = match target.look {
-            Some(_) => match paste::composer_state(target).await {
-                Some(Sight::Composer { text, cursor: true }) if text.is_empty() => Presence::Idle,
-                Some(Sight::Composer { .. }) => Presence::Waiting { why: "there is text in its composer".into() },
-                Some(Sight::Dialog(words)) => {
-                    Presence::Waiting { why: format!("a dialog is open in its pane ({words})") }
-                }
-                Some(Sight::Unclear) | None if check.since.elapsed() < SETTLE => {
-                    Presence::Starting { why: "its screen is not drawn yet".into() }
-                }
-                Some(Sight::Unclear) | None => Presence::Waiting { why: "its screen is not understood".into() },
-            },
-            None if target.agent.as_ref().is_some_and(Identity::reads_single_keys)
-                || check.since.elapsed() > SETTLE =>
+        let seen = match target.look {
+            Some(_) => paste::composer_state(target).await,
+            None => None,
+        };
+        let held_back = if seen.is_none() { paste::held_back(target).await } else { None };
+        let presence = match (seen, held_back) {
+            (_, Some(why)) => Presence::Waiting { why },
+            (Some(Sight::Composer { text, cursor: true }), None) if text.is_empty() => Presence::Idle,
+            (Some(Sight::Composer { .. }), None) => Presence::Waiting { why: "there is text in its composer".into() },
+            (Some(Sight::Dialog(words)), None) => {
+                Presence::Waiting { why: format!("a dialog is open in its pane ({words})") }
+            }
+            (Some(Sight::Unclear), None) if check.since.elapsed() < SETTLE => {
+                Presence::Starting { why: "its screen is not drawn yet".into() }
+            }
+            (Some(Sight::Unclear), None) => Presence::Waiting { why: "its screen is not understood".into() },
+            // Blind by declaration, or free again just after its screen could not be read.
+            (None, None) if target.look.is_some() => Presence::Starting { why: "its screen is not drawn yet".into() },
+            (None, None)
+                if target.agent.as_ref().is_some_and(Identity::reads_single_keys) || check.since.elapsed() > SETTLE =>
             {
                 Presence::Idle
             }
-            None => Presence::Starting { why: "its program does not read its terminal yet".into() },
+            (None, None) => Presence::Starting { why: "its program does not read its terminal yet".into() },
         };
         if presence == Presence::Idle {
             self.check = None;
@@ -385,9 +396,11 @@ impl Watched {
             return;
         }
         at.silence = None;
-        let end = at.whole(TurnEnd::Completed { reply: String::new() });
-        let TurnEnd::Completed { reply } = end else { return };
-        self.tell(line, Finding::Ended(TurnEnd::Quiet { partial: reply }, EndedBy::Quiet));
+        let TurnEnd::Completed { reply: partial } = at.whole(TurnEnd::Completed { reply: String::new() }) else {
+            return;
+        };
+        let end = if at.interrupted { TurnEnd::Interrupted { partial } } else { TurnEnd::Quiet { partial } };
+        self.tell(line, Finding::Ended(end, EndedBy::Quiet));
     }
 
     /// Reads the whole transcript for a delivery. Without its anchor nothing is proved: a paste may be on its way.
@@ -406,10 +419,17 @@ impl Watched {
     }
 
     async fn interrupt(&mut self, line: &Line, id: &RequestId) {
-        let working = self.at.as_ref().is_some_and(|at| at.id == *id && at.turn.is_some());
-        let (true, Some(target)) = (working, &self.target) else { return };
+        let (Some(at), Some(target)) = (&mut self.at, &self.target) else { return };
+        if at.id != *id || at.turn.is_none() {
+            return;
+        }
         let pressed = paste::interrupt(target, Key::Escape).await;
         crate::engine::log(&format!("{}: interrupt for {id}: {pressed:?}", line.agent));
+        if pressed == Pressed::Done {
+            // Not every program records an interrupt: where nothing follows, it is over.
+            at.interrupted = true;
+            at.silence = Some(Instant::now() + INTERRUPTED);
+        }
     }
 }
 

@@ -229,3 +229,110 @@ fn width() -> usize {
     let size = rustix::termios::tcgetwinsize(std::io::stderr());
     size.ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0).unwrap_or(80)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connect::tests::{World, welcome};
+    use std::sync::mpsc::channel;
+
+    use ccb_core::id::AgentName;
+    use ccb_core::outcome::{EndedBy, Outcome};
+    use ccb_core::request::{Kind, Settlement};
+    use ccb_core::time::Time;
+    use ccb_core::wire::{Accepted, Line};
+    use serde_json::{Value, to_value};
+
+    fn ask() -> Ask {
+        Ask {
+            id: RequestId::new("r1").unwrap(),
+            agent: "codex".into(),
+            message: "hi".into(),
+            timeout_s: Some(20.0),
+            caller: None,
+            no_wrap: false,
+            waits: true,
+        }
+    }
+
+    fn settled() -> RequestView {
+        let settlement = Settlement {
+            at: Time(2),
+            outcome: Outcome::Completed,
+            reply: "hello".into(),
+            ended_by: Some(EndedBy::Protocol),
+            turn: None,
+            mixed: false,
+            late: None,
+        };
+        RequestView {
+            id: ask().id,
+            agent: AgentName::new("codex").unwrap(),
+            asker: "manual".into(),
+            kind: Kind::Ask,
+            summary: "hi".into(),
+            state: "settled".into(),
+            why: String::new(),
+            accepted: Time(1),
+            deadline: None,
+            attempts: 1,
+            turn: None,
+            delivered: None,
+            settlement: Some(settlement),
+        }
+    }
+
+    fn answer(call: &Line, project: &str) -> Value {
+        match call.method.as_str() {
+            "hello" => welcome(project, true),
+            "ask" => to_value(Accepted {
+                id: ask().id,
+                agent: AgentName::new("codex").unwrap(),
+                provider: "Codex".into(),
+                repeated: false,
+                state: "queued".into(),
+                why: String::new(),
+            })
+            .unwrap(),
+            _ => to_value(settled()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn a_daemon_that_dies_is_asked_again_for_the_same_request() {
+        let world = World::new("echo held");
+        let (heard, calls) = channel();
+        let mut deaths = 2;
+        world.serve(3, move |call, project| {
+            heard.send((call.method.clone(), call.params["id"].clone())).unwrap();
+            if call.method == ["ask", "wait", ""][2 - deaths] {
+                deaths -= 1;
+                return None;
+            }
+            Some(Ok(answer(call, project)))
+        });
+        let patience = Patience::of(Duration::from_secs(20));
+        let line = StatusLine::new("codex");
+        let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
+        let (request, connection) = vigil.keep().unwrap();
+        assert_eq!(request, settled());
+        drop((connection, vigil));
+        let calls: Vec<(String, Value)> = calls.try_iter().collect();
+        let methods: Vec<&str> = calls.iter().map(|(method, _)| method.as_str()).collect();
+        assert_eq!(methods, ["hello", "ask", "hello", "ask", "wait", "hello", "ask", "wait"]);
+        assert!(calls.iter().all(|(method, id)| method == "hello" || id == "r1"));
+    }
+
+    #[test]
+    fn a_refusal_ends_the_wait() {
+        let world = World::new("echo held");
+        world.serve(1, |call, project| match call.method.as_str() {
+            "hello" => Some(Ok(welcome(project, true))),
+            _ => Some(Err(ccb_core::wire::Refusal::new(ccb_core::wire::Code::UnknownAgent, "no agent `codex`"))),
+        });
+        let patience = Patience::of(Duration::from_secs(20));
+        let line = StatusLine::new("codex");
+        let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
+        assert_eq!(vigil.keep().unwrap_err().message, "no agent `codex`");
+    }
+}
