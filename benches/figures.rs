@@ -37,7 +37,11 @@ fn main() -> io::Result<()> {
     row("asynchronous submit until the prompt is back", "262 ms", ms(submit))?;
     let codex = median(40, || world.ask(&["codex", "ECHO: x"]));
     let claude = median(40, || world.ask(&["claude", "ECHO: x"]));
-    row("round trip, blind stub that answers at once, codex / claude records", "792 / 955 ms", format!("{} / {}", ms(codex), ms(claude)))?;
+    row(
+        "round trip, blind stub that answers at once, codex / claude records",
+        "792 / 955 ms",
+        format!("{} / {}", ms(codex), ms(claude)),
+    )?;
     let drawn = median(40, || world.ask(&["drawn", "ECHO: x"]));
     row("round trip, screen read before paste and Enter", "–", ms(drawn))?;
     row("stub's done record → reply printed", "128–207 ms", ms(world.done_to_printed()))?;
@@ -50,7 +54,11 @@ fn main() -> io::Result<()> {
     row("hung daemon (SIGSTOP) replaced, interval 1 s", "never", format!("{:.1} s", hung.as_secs_f64()))?;
     world.drain();
     let (wakes, writes, cpu) = world.idle(Duration::from_secs(30));
-    row("idle with five agents: CPU ticks, wake-ups/s, bytes written in 30 s", "0.1–0.3 %, 8–34/s, 70 KB", format!("{cpu}, {wakes:.2}/s, {writes}"))?;
+    row(
+        "idle with five agents: CPU ticks, wake-ups/s, bytes written in 30 s",
+        "0.1–0.3 %, 8–34/s, 70 KB",
+        format!("{cpu}, {wakes:.2}/s, {writes}"),
+    )?;
     row("keeper + worker RSS, idle", "25 MB", format!("{:.1} MB", world.rss()))?;
     let empty = median(200, || world.raw_submit());
     world.settle(10_000);
@@ -58,7 +66,11 @@ fn main() -> io::Result<()> {
     world.settle(90_000);
     let full = median(200, || world.raw_submit());
     let ratio = 100.0 * full.as_secs_f64() / empty.as_secs_f64();
-    row("submit with 100,000 settled requests, against none", "–", format!("{} against {} ({ratio:.0} %)", ms(full), ms(empty)))
+    row(
+        "submit with 100,000 settled requests, against none",
+        "–",
+        format!("{} against {} ({ratio:.0} %)", ms(full), ms(empty)),
+    )
 }
 
 fn ms(time: Duration) -> String {
@@ -146,8 +158,17 @@ impl World {
 
     /// `ask` while it reads its message, in MB.
     fn ask_rss(&self) -> f64 {
-        let mut child = self.command(env!("CARGO_BIN_EXE_ask")).arg("codex").stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ask runs");
-        until(|| fs::read_to_string(format!("/proc/{}/wchan", child.id())).is_ok_and(|w| w.contains("pipe")) || rss(child.id()) > 1.0);
+        let mut child = self
+            .command(env!("CARGO_BIN_EXE_ask"))
+            .arg("codex")
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("ask runs");
+        until(|| {
+            fs::read_to_string(format!("/proc/{}/wchan", child.id())).is_ok_and(|w| w.contains("pipe"))
+                || rss(child.id()) > 1.0
+        });
         let size = rss(child.id());
         drop(child.stdin.take());
         child.wait().expect("ask ends");
@@ -198,7 +219,12 @@ impl World {
         let stream = UnixStream::connect(self.home().path("askd.sock")).ok()?;
         let mut client = Client { reader: BufReader::new(stream), calls: 0 };
         let project = self.home().project().to_owned();
-        client.call(&wire::Hello { protocol: wire::PROTOCOL, version: "bench".into(), project, role: "client".into() })?;
+        client.call(&wire::Hello {
+            protocol: wire::PROTOCOL,
+            version: "bench".into(),
+            project,
+            role: "client".into(),
+        })?;
         Some(client)
     }
 

@@ -8,7 +8,9 @@ status=0
 for script in scripts/*.sh .ci/run; do bash -n "$script" || status=1; done
 step fmt cargo fmt --all --check -- --color never || status=1
 step clippy cargo clippy --locked --workspace --all-targets -- -D warnings || status=1
-step rustdoc env RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps || status=1
+# The crates are read by who works on them: their private items are documented too, and may be linked to.
+step rustdoc env RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" \
+    cargo doc --locked --workspace --no-deps --document-private-items || status=1
 
 if [ "$(cargo deny --version 2>/dev/null)" != "cargo-deny $DENY_VERSION" ]; then
     cargo_tool cargo-deny "$DENY_VERSION" --no-default-features || fail "cargo-deny could not be built"

@@ -31,7 +31,7 @@ world() {
     trap 'exit 143' TERM HUP
     mkdir -p "$DEMO/home" "$DEMO/project/.ccb"
     {
-        say '#!/bin/sh'
+        say '#!/usr/bin/env bash'
         say '# Runs a command in the project of the demo and with its home; without a command, a shell.'
         printf 'cd %q || exit 1\n' "$DEMO/project"
         say '[ "$#" -gt 0 ] || set -- sh'
@@ -94,7 +94,7 @@ in_pane() { panes | grep -qF "$1"; }
 # panes: prints the screen of each agent in a frame, as wide as this terminal.
 panes() {
     local socket name pane line
-    socket=$("$DEMO/in" ccb status --json | sed -n 's/.*"attach":{"socket":"\([^"]*\)".*/\1/p')
+    socket=$("$DEMO/in" ccb status --json | sed -n 's/.*"attach":{"socket":"\(\([^"\\]\|\\.\)*\)".*/\1/p' | sed 's/\\\(.\)/\1/g')
     "$DEMO/in" ccb ps --json | grep -oE '"name":"[^"]*"|"pane":"[^"]*"' | cut -d '"' -f 4 |
         while read -r name && read -r pane; do
             printf '\n%s┌── the pane of %s%s\n' "$DIM" "$name" "$PLAIN"
@@ -127,6 +127,12 @@ ends() {
     say "That took $((SECONDS - FROM)) s, and nothing of it is left. \`make demo${1:+ $1} KEEP=1\` leaves the panes open to attach to."
 }
 
+# toml TEXT: a TOML string; a checkout may stand anywhere.
+toml() {
+    local text=${1//\\/\\\\}
+    printf '"%s"' "${text//\"/\\\"}"
+}
+
 stub_demo() {
     local name request
     world "$BIN:$(dirname "$(command -v tmux)")"
@@ -134,9 +140,9 @@ stub_demo() {
         cat >>"$DEMO/project/.ccb/ccb.config" <<CONFIG
 [agents.$name]
 provider = "codex"
-command = '$BIN/stub-agent'
+command = $(toml "$BIN/stub-agent")
 args = ["--name", "$name"]
-env = { CODEX_LOG_PATH = '$DEMO/project/.ccb/$name.jsonl' }
+env = { CODEX_LOG_PATH = $(toml "$DEMO/project/.ccb/$name.jsonl") }
 transcript = ".ccb/$name.jsonl"
 screen = "boxed"
 

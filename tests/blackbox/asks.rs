@@ -1,9 +1,10 @@
 //! Asking and being answered: what a user sees of a request, from the first word to the last.
 
+use rustix::process::Signal;
 use serde_json::Value;
 use sha2::Digest as _;
 
-use crate::env::{Run, Setup, Stub, TestEnv, until};
+use crate::env::{Run, Setup, Stub, TestEnv, signal, until};
 
 #[track_caller]
 pub(crate) fn outcome<'a>(request: &'a Value, word: &str) -> &'a str {
@@ -19,7 +20,8 @@ fn evidence(explanation: &Value) -> Vec<String> {
 }
 
 fn sha256(text: &str) -> String {
-    sha2::Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
+    let digest = sha2::Sha256::digest(text.as_bytes());
+    digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).filter_map(|half| char::from_digit(half.into(), 16)).collect()
 }
 
 #[test]
@@ -35,7 +37,10 @@ fn an_ask_waits_and_prints_the_answer_alone() {
     assert_eq!(std::fs::read_to_string(file).unwrap().trim_end(), "kept");
     let answer = env.ask_json("stub", "ECHO: as data");
     assert_eq!(outcome(&answer, "completed"), "");
-    assert_eq!((&answer["settlement"]["reply"], &answer["settlement"]["ended_by"]), (&"as data".into(), &"marker".into()));
+    assert_eq!(
+        (&answer["settlement"]["reply"], &answer["settlement"]["ended_by"]),
+        (&"as data".into(), &"marker".into())
+    );
     assert_eq!(env.all_received("stub").values().copied().collect::<Vec<_>>(), [1; 5]);
 }
 
@@ -101,6 +106,17 @@ fn a_queued_request_whose_deadline_passes_is_never_sent() {
     assert_eq!(env.ask("stub", "ECHO: third").ok(), "third\n");
     assert_eq!((env.received("stub", &first), env.received("stub", id)), (1, 0));
     assert_eq!(request["attempts"], 0);
+}
+
+#[test]
+fn ctrl_c_leaves_the_request_running_and_says_how_to_get_it() {
+    let env = TestEnv::start(Setup::default());
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 1: all the same");
+    env.until_request(&id, "working");
+    signal(going.pid(), Signal::INT);
+    going.end().says(130, &["error: still running", &format!("ccb pend {id}"), &format!("ccb cancel {id}")]);
+    env.settled(&id);
+    assert_eq!(env.ccb(&["pend", &id]).ok(), "all the same\n");
 }
 
 #[test]
@@ -172,7 +188,10 @@ fn a_missing_mark_costs_the_quiet_window_and_is_incomplete() {
     assert_eq!(said.code, Some(2), "{said:?}");
     let request = said.json();
     assert_eq!(outcome(&request, "incomplete"), "quiet");
-    assert_eq!((&request["settlement"]["reply"], &request["settlement"]["ended_by"]), (&"all there is".into(), &"quiet".into()));
+    assert_eq!(
+        (&request["settlement"]["reply"], &request["settlement"]["ended_by"]),
+        (&"all there is".into(), &"quiet".into())
+    );
     assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
 }
 
@@ -244,7 +263,8 @@ fn explain_shows_each_step_of_a_request_with_its_time() {
         let found = facts.iter().position(|what| what.contains(word));
         found.unwrap_or_else(|| panic!("no `{word}`: {facts:#?}"))
     };
-    let steps = ["accepted", "queued", "offering", "consumed", "turn ended (by marker)", "settled: completed", "delivered"];
+    let steps =
+        ["accepted", "queued", "offering", "consumed", "turn ended (by marker)", "settled: completed", "delivered"];
     assert!(steps.map(at).is_sorted(), "{facts:#?}");
     let text = env.ccb(&["explain", &id]).ok();
     for word in ["accepted", "queued", "offered", "consumed", "by marker", "delivered", " ms"] {

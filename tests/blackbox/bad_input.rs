@@ -18,18 +18,18 @@ fn refused(run: &Run, error: &str, hint: &str) {
 }
 
 /// Runs a command with changes to how it is called.
-fn changed(env: &TestEnv, program: &str, args: &[&str], change: impl FnOnce(&mut Command)) -> Run {
+fn changed(env: &TestEnv, program: &str, args: &[&str], change: impl FnOnce(&mut Command) -> &mut Command) -> Run {
     env.begin_with(program, args, "", change).end()
 }
 
 /// Makes a directory with nothing in it but links to these programs.
 fn only(env: &TestEnv, programs: &[&str]) -> String {
     let dir = env.dir().join("only").join(programs.join("-"));
-    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::create_dir_all(&dir).expect("a directory");
     for program in programs {
         let found = ["/usr/local/bin", "/usr/bin", "/bin"].map(|dir| Path::new(dir).join(program));
-        let found = found.iter().find(|path| path.exists()).unwrap();
-        std::os::unix::fs::symlink(found, dir.join(program)).unwrap();
+        let found = found.iter().find(|path| path.exists()).expect("a program of this machine");
+        std::os::unix::fs::symlink(found, dir.join(program)).expect("a link");
     }
     dir.display().to_string()
 }
@@ -68,22 +68,22 @@ fn without_a_project_nothing_is_asked_and_none_is_made() {
     let elsewhere = env.dir().join("elsewhere");
     std::fs::create_dir(&elsewhere).unwrap();
     for args in [&["ps"][..], &["status"], &["ask", "stub", "x"], &["pend", "stub"], &["kill"], &["attach"]] {
-        let run = changed(&env, "ccb", args, |command| drop(command.current_dir(&elsewhere)));
+        let run = changed(&env, "ccb", args, |command| command.current_dir(&elsewhere));
         refused(&run, "no project here", "`ccb`");
     }
-    let run = changed(&env, "ccb", &["zebra"], |command| drop(command.current_dir(&elsewhere)));
+    let run = changed(&env, "ccb", &["zebra"], |command| command.current_dir(&elsewhere));
     refused(&run, "`zebra`", "");
     assert!(!elsewhere.join(".ccb").exists());
-    let run = changed(&env, "ccb", &["codex", "--detach"], |command| drop(command.current_dir(env.home())));
+    let run = changed(&env, "ccb", &["codex", "--detach"], |command| command.current_dir(env.home()));
     refused(&run, "holds everything of yours", "cd ");
 }
 
 #[test]
 fn what_is_not_installed_is_named_with_the_way_to_get_it() {
     let env = TestEnv::new(Setup::default());
-    let run = changed(&env, "ccb", &["--detach"], |command| drop(command.env("PATH", only(&env, &["sh"]))));
+    let run = changed(&env, "ccb", &["--detach"], |command| command.env("PATH", only(&env, &["sh"])));
     refused(&run, "tmux", "apt install tmux");
-    let run = changed(&env, "ccb", &["codex", "--detach"], |command| drop(command.env("PATH", only(&env, &["sh", "tmux"]))));
+    let run = changed(&env, "ccb", &["codex", "--detach"], |command| command.env("PATH", only(&env, &["sh", "tmux"])));
     refused(&run, "Codex CLI is not installed", "npm install -g @openai/codex");
     env.configure("[agents.own]\nprovider = \"codex\"\ncommand = \"./absent\"\ntranscript = \"t.jsonl\"\n");
     let _trusted = env.ccb(&["trust", "--yes"]).ok();

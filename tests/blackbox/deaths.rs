@@ -12,14 +12,14 @@ fn doomed(edge: &str, stub: Stub) -> TestEnv {
     let setup = Setup::of(vec![stub]).with("CCB_FAILPOINT", &point).with("CCB_PROOF_GRACE_S", "1");
     let env = TestEnv::new(setup);
     // While this file exists, nothing happens at the edge.
-    std::fs::write(env.dir().join("died"), "").unwrap();
+    std::fs::write(env.dir().join("died"), "").expect("a mark");
     env.mount();
     env
 }
 
 /// Has the worker die when it comes to its edge the next time.
 fn arm(env: &TestEnv) {
-    std::fs::remove_file(env.dir().join("died")).unwrap();
+    std::fs::remove_file(env.dir().join("died")).expect("the mark is there");
 }
 
 fn died(env: &TestEnv) -> bool {
@@ -30,7 +30,7 @@ fn died(env: &TestEnv) -> bool {
 /// whether the agent got it; and that the agent got it at most once.
 #[track_caller]
 fn ended_truly(env: &TestEnv, agent: &str, request: &Value, reply: &str, or_unknown: bool) {
-    let id = request["id"].as_str().unwrap();
+    let id = request["id"].as_str().unwrap_or_default();
     let received = env.received(agent, id);
     if or_unknown && request["settlement"]["outcome"]["word"] == "failed" {
         assert_eq!(outcome(request, "failed"), "unknown-delivery", "{request:#}");
@@ -62,7 +62,7 @@ fn killed_at(edge: &str, stub: Stub, or_unknown: bool) {
     assert_eq!(after.1, keeper);
     ended_truly(&env, agent, &request, "once", or_unknown);
     let status = env.status();
-    assert!(status["last_end"].as_str().unwrap().contains("signal 9"), "{status:#}");
+    assert!(status["last_end"].to_string().contains("signal 9"), "{status:#}");
     goes_on(&env, agent);
 }
 
@@ -236,15 +236,25 @@ fn the_tmux_server_killed_in_mid_turn() {
 
 #[test]
 fn twenty_waiting_clients_get_their_own_answers_though_askd_is_killed() {
-    let env = TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--delay", "0.1"])]).with("CCB_PROOF_GRACE_S", "1"));
+    let env =
+        TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--delay", "0.1"])]).with("CCB_PROOF_GRACE_S", "1"));
     let token = |number: usize| format!("token-{number:02}-of-twenty");
-    let going: Vec<_> = (0..20)
+    let mut going: Vec<_> = (0..20)
         .map(|number| env.begin("ask", &["stub", "-t", "120", "--json"], &format!("ECHO: {}", token(number))))
         .collect();
     until("some are answered and most are not", || (env.events_of("stub", "done").len() >= 3).then_some(()));
     let (worker, keeper) = env.askd();
     env.kill(keeper);
     env.kill(worker);
+    let mut freed = false;
+    until("all clients are answered", || {
+        // The one in hand-over may stand in the composer, where no successor presses a key: a human clears it.
+        if !freed && env.agent("stub")["state"] == "waiting for you" {
+            env.presses("stub", &["C-u"]);
+            freed = true;
+        }
+        going.iter_mut().all(Going::is_over).then_some(())
+    });
     let mut unknown = 0;
     for (number, one) in going.into_iter().enumerate() {
         let request = one.end().json();
@@ -252,11 +262,6 @@ fn twenty_waiting_clients_get_their_own_answers_though_askd_is_killed() {
         unknown += usize::from(request["settlement"]["outcome"]["word"] == "failed");
     }
     assert!(unknown <= 1, "{unknown} of 20 are unknown");
-    if env.agent("stub")["state"] == "waiting for you" {
-        // The one in hand-over stands in the composer.
-        assert_eq!(unknown, 1);
-        env.presses("stub", &["C-u"]);
-    }
     goes_on(&env, "stub");
 }
 

@@ -219,7 +219,8 @@ impl TestEnv {
             ("--keys", file("keys")),
         ];
         let args = named.into_iter().flat_map(|(option, value)| [option.to_owned(), value]);
-        let args: Vec<String> = args.chain(stub.args.iter().map(|arg| self.placed(arg))).map(|arg| quoted(&arg)).collect();
+        let args: Vec<String> =
+            args.chain(stub.args.iter().map(|arg| self.placed(arg))).map(|arg| quoted(&arg)).collect();
         let mut table = format!("[agents.{}]\nprovider = \"{}\"\n", stub.name, stub.provider);
         let _ = writeln!(table, "command = {}", quoted(&stub_agent.display().to_string()));
         let _ = writeln!(table, "args = [{}]", args.join(", "));
@@ -281,7 +282,7 @@ impl TestEnv {
 
     /// Starts a command with this on its standard input, and does not wait for it.
     pub(crate) fn begin(&self, program: &str, args: &[&str], input: &str) -> Going {
-        self.begin_with(program, args, input, |_| {})
+        self.begin_with(program, args, input, |command| command)
     }
 
     /// The same, with changes to the command.
@@ -290,7 +291,7 @@ impl TestEnv {
         program: &str,
         args: &[&str],
         input: &str,
-        change: impl FnOnce(&mut Command),
+        change: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Going {
         // Files and no pipes, so that nothing has to be read or written at the right time.
         let file = || tempfile::tempfile_in(self.dir()).expect("a temporary file");
@@ -519,7 +520,9 @@ impl TestEnv {
     #[track_caller]
     pub(crate) fn kill(&self, pid: u32) {
         signal(pid, Signal::KILL);
-        until(&format!("process {pid} is gone"), || self.processes().iter().all(|(other, _)| *other != pid).then_some(()));
+        until(&format!("process {pid} is gone"), || {
+            self.processes().iter().all(|(other, _)| *other != pid).then_some(())
+        });
     }
 
     /// Kills a command of this test.
@@ -586,7 +589,9 @@ impl Drop for TestEnv {
         }
         let _ = within(Duration::from_secs(10), || {
             let all = self.processes();
-            all.iter().for_each(|(pid, _)| signal(*pid, Signal::KILL));
+            for (pid, _) in &all {
+                signal(*pid, Signal::KILL);
+            }
             all.is_empty().then_some(())
         });
     }
@@ -603,6 +608,11 @@ impl Going {
     /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns whether it has ended.
+    pub(crate) fn is_over(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
     }
 
     /// Waits for its end.

@@ -20,7 +20,11 @@ fn waiting(stub: Stub) -> (TestEnv, String) {
 
 #[test]
 fn a_drawn_composer_gets_the_paste_and_one_enter() {
-    let env = TestEnv::start(Setup::of(vec![Stub::new("seen"), Stub::blind("blind"), Stub::blind("plain").with(&["--ui", "plain"])]));
+    let env = TestEnv::start(Setup::of(vec![
+        Stub::new("seen"),
+        Stub::blind("blind"),
+        Stub::blind("plain").with(&["--ui", "plain"]),
+    ]));
     for agent in ["seen", "blind", "plain"] {
         for message in ["ECHO: one line", "ECHO: a paste that\nis collapsed\nas it has\nmany lines"] {
             let _answer = env.ask(agent, message).ok();
@@ -74,10 +78,19 @@ fn a_draft_that_is_typed_while_requests_come_and_go_survives_them() {
 }
 
 #[test]
+fn a_humans_own_turn_is_not_typed_into() {
+    let env = TestEnv::start(Setup::default());
+    env.presses("stub", &["-l", "SLEEP 2: mine"]);
+    env.presses("stub", &["Enter"]);
+    until("the human's turn has begun", || env.screen("stub").contains("working").then_some(()));
+    assert_eq!(env.ask("stub", "ECHO: after it").ok(), "after it\n");
+    assert!(env.events_of("stub", "queued_while_busy").is_empty(), "{:?}", env.events("stub"));
+}
+
+#[test]
 fn no_enter_is_pressed_into_a_dialog() {
-    let env = TestEnv::start(
-        Setup::of(vec![Stub::new("stub").with(&["--dialog-on-paste"])]).with("CCB_PROOF_GRACE_S", "1"),
-    );
+    let env =
+        TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--dialog-on-paste"])]).with("CCB_PROOF_GRACE_S", "1"));
     let request = env.ask_json("stub", "ECHO: behind the dialog");
     assert_eq!(outcome(&request, "failed"), "unknown-delivery");
     let id = request["id"].as_str().unwrap();

@@ -60,9 +60,9 @@ fn a_prompt_and_an_answer_of_200_kb_arrive_whole() {
     }));
     let prompt = prompt.trim_end();
     let hash = sha2::Sha256::digest(prompt.as_bytes());
-    let hash = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect::<String>();
+    let hash = u64::from_be_bytes(hash[..8].try_into().unwrap());
     let said = lab.run("ask", &["codex", "--no-wrap", "-t", "120"], prompt).ok();
-    assert_eq!(said, format!("SIZE {} chars {} bytes sha256={hash}\n", prompt.chars().count(), prompt.len()));
+    assert_eq!(said, format!("SIZE {} chars {} bytes sha256={hash:016x}\n", prompt.chars().count(), prompt.len()));
     assert_eq!(lab.user_messages()[0].1, prompt);
     let long = lab.ask("LONG 200").ok();
     assert_eq!(long.len(), 200 * 1024 + "\nEND-OF-LONG\n".len());

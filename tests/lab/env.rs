@@ -56,7 +56,9 @@ pub(crate) struct Lab {
     dir: tempfile::TempDir,
     setup: Setup,
     codex: PathBuf,
-    _model: Server,
+    /// Kept for its end: the port is freed with it.
+    #[expect(dead_code, reason = "its life is all that matters")]
+    model: Server,
 }
 
 /// What a command said.
@@ -128,10 +130,10 @@ pub(crate) fn lab(setup: Setup) -> Option<Lab> {
     let model = Server::start(0, log).expect("the model listens on loopback");
     // Nobody asks this agent for an end mark, so one in a prompt is text like any other.
     model.forget_done();
-    let lab = Lab { dir, setup, codex: cli.join(CODEX), _model: model };
+    let config = config(&setup, model.port());
+    let lab = Lab { dir, setup, codex: cli.join(CODEX), model };
     std::fs::create_dir_all(lab.codex_home()).expect("a home");
     std::fs::create_dir_all(lab.project().join(".ccb")).expect("a project");
-    let config = config(&lab.setup, lab._model.port());
     std::fs::write(lab.codex_home().join("config.toml"), config).expect("Codex's configuration");
     Some(lab)
 }
@@ -160,8 +162,7 @@ fn config(setup: &Setup, port: u16) -> String {
         "[model_providers.fake]\nname = \"fake\"\nbase_url = \"http://127.0.0.1:{port}/v1\"\n\
          wire_api = \"responses\"\nenv_key = \"FAKE_KEY\"\nrequest_max_retries = 1\nstream_max_retries = 1\n"
     );
-    let (chosen, provider) =
-        if setup.provider { ("model_provider = \"fake\"\n", provider.as_str()) } else { ("", "") };
+    let (chosen, provider) = if setup.provider { ("model_provider = \"fake\"\n", provider.as_str()) } else { ("", "") };
     format!("model = \"gpt-5.1-codex\"\n{chosen}check_for_update_on_startup = false\n{keys}\n{provider}\n{tables}")
 }
 
@@ -417,7 +418,9 @@ impl Lab {
     #[track_caller]
     pub(crate) fn kill(&self, pid: u32) {
         kill(pid);
-        until(&format!("process {pid} is gone"), || self.processes().iter().all(|(other, _)| *other != pid).then_some(()));
+        until(&format!("process {pid} is gone"), || {
+            self.processes().iter().all(|(other, _)| *other != pid).then_some(())
+        });
     }
 }
 
@@ -470,7 +473,9 @@ impl Drop for Lab {
             if all.is_empty() {
                 return;
             }
-            all.iter().for_each(|(pid, _)| kill(*pid));
+            for (pid, _) in all {
+                kill(pid);
+            }
             moment();
         }
     }

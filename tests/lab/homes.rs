@@ -114,3 +114,15 @@ fn a_codex_that_cannot_be_joined_is_refused_in_one_clear_message() {
     run.says(1, &["cannot be joined", "0.169", "hint: "]);
     assert!(!lab.processes().iter().any(|(_, line)| line.contains("app-server")));
 }
+
+#[test]
+fn a_home_whose_path_is_too_long_for_a_socket_works() {
+    let home = "a-home-with-a-very-long-name/that-goes-on/and-on-over-several-directories/until-no-socket-address-could-hold-it/really";
+    let Some(lab) = lab(Setup { home, ..Setup::default() }) else { return };
+    lab.start();
+    assert_eq!(lab.ask("ECHO: hello").ok(), "hello\n");
+    let _shown = lab.until_shown("hello");
+    lab.kill(lab.process("app-server"));
+    assert_eq!(lab.ask("ECHO: again").ok(), "again\n");
+    let _shown = lab.until_shown("again");
+}

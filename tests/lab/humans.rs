@@ -9,10 +9,16 @@ fn enters(lab: &Lab, text: &str) {
     lab.presses("Enter");
 }
 
+/// Starts Codex and waits until its TUI is there to be typed into.
+fn starts(lab: &Lab) {
+    lab.start();
+    let _shown = lab.until_shown("gpt-5.1-codex default");
+}
+
 #[test]
 fn half_typed_text_survives_ten_requests_untouched() {
     let Some(lab) = lab(Setup::default()) else { return };
-    lab.start();
+    starts(&lab);
     let draft = "ECHO: half a thought";
     lab.types(draft);
     let _shown = lab.until_shown(draft);
@@ -34,7 +40,7 @@ fn half_typed_text_survives_ten_requests_untouched() {
 #[test]
 fn a_humans_own_turn_is_not_cut_and_the_request_waits_and_says_why() {
     let Some(lab) = lab(Setup::default()) else { return };
-    lab.start();
+    starts(&lab);
     enters(&lab, "SLEEP 3: all of what the human wanted");
     assert!(lab.until_state("busy").contains("human"), "{}", lab.agent());
     let (id, going) = lab.ask_meanwhile("ECHO: after you");
@@ -54,7 +60,7 @@ fn a_humans_own_turn_is_not_cut_and_the_request_waits_and_says_why() {
 fn a_human_who_enters_in_the_window_is_told_of_and_the_answer_is_not_passed_off_as_ours() {
     let environment = vec![("CCB_FAILPOINT", "codex.before-start=wait:{world}/go")];
     let Some(lab) = lab(Setup { environment, ..Setup::default() }) else { return };
-    lab.start();
+    starts(&lab);
     let theirs = "SLEEP 5: for the human";
     lab.types(theirs);
     let _shown = lab.until_shown(theirs);
@@ -77,9 +83,8 @@ fn a_human_who_enters_in_the_window_is_told_of_and_the_answer_is_not_passed_off_
 #[test]
 fn a_humans_escape_ends_the_request_as_interrupted() {
     let Some(lab) = lab(Setup::default()) else { return };
-    lab.start();
-    let (id, going) = lab.ask_meanwhile("SLEEP 30: never whole");
-    let _working = lab.until_request(&id, "working");
+    starts(&lab);
+    let (_id, going) = lab.ask_meanwhile("HANG 30: never whole");
     let _shown = lab.until_shown("Working");
     lab.presses("Escape");
     let run = going.end();
@@ -92,7 +97,7 @@ fn a_humans_escape_ends_the_request_as_interrupted() {
 fn a_request_in_a_humans_turn_is_found_there_after_askds_death_and_not_sent_again() {
     let environment = vec![("CCB_FAILPOINT", "codex.before-start=wait:{world}/go")];
     let Some(lab) = lab(Setup { environment, ..Setup::default() }) else { return };
-    lab.start();
+    starts(&lab);
     let theirs = "SLEEP 5: for the human";
     lab.types(theirs);
     let _shown = lab.until_shown(theirs);
@@ -113,9 +118,10 @@ fn a_request_in_a_humans_turn_is_found_there_after_askds_death_and_not_sent_agai
 #[test]
 fn a_human_who_steers_our_turn_is_told_of_too() {
     let Some(lab) = lab(Setup::default()) else { return };
-    lab.start();
-    let (id, going) = lab.ask_meanwhile("SLEEP 20: for the asker");
+    starts(&lab);
+    let (id, going) = lab.ask_meanwhile("HANG 4: for the asker");
     until("the model answers", || (lab.model_saw(&id) == 1).then_some(()));
+    let _shown = lab.until_shown("Working");
     enters(&lab, "ECHO: for the human");
     let run = going.end();
     run.says(2, &[]);
@@ -125,23 +131,59 @@ fn a_human_who_steers_our_turn_is_told_of_too() {
 }
 
 #[test]
-fn zz_probe() {
+fn a_humans_turn_that_began_while_askd_stood_still_is_not_cut() {
     let Some(lab) = lab(Setup::default()) else { return };
-    let t = std::time::Instant::now();
-    let _ = lab.ccb(&["--detach", "codex"]).ok();
-    eprintln!("detach {:?}", t.elapsed());
-    let mut last = String::new();
-    while t.elapsed().as_millis() < 400 || lab.agent()["state"] != "idle" {
-        let a = format!("{} {}", lab.agent()["state"], lab.agent()["why"]);
-        if a != last { eprintln!("{:?} {a}", t.elapsed()); last = a; }
-    }
-    eprintln!("idle {:?}", t.elapsed());
-    for i in 0..3 {
-        let t = std::time::Instant::now();
-        let id = lab.ask_json(&format!("ECHO: {i}"))["id"].as_str().unwrap().to_owned();
-        eprintln!("ask {:?}\n{}", t.elapsed(), lab.ccb(&["explain", &id]).out);
-    }
-    let t = std::time::Instant::now();
-    let _ = lab.until_shown("gpt-5.1-codex default");
-    eprintln!("shown {:?}", t.elapsed());
+    starts(&lab);
+    let worker = lab.status()["pid"].as_u64().unwrap();
+    let worker = rustix::process::Pid::from_raw(i32::try_from(worker).unwrap()).unwrap();
+    lab.types("SLEEP 3: all of what the human wanted");
+    let _shown = lab.until_shown("all of what the human wanted");
+    let socket = lab.status()["attach"]["socket"].as_str().unwrap().to_owned();
+    rustix::process::kill_process(worker, rustix::process::Signal::STOP).unwrap();
+    let _pressed = lab.run("tmux", &["-S", &socket, "send-keys", "-t", "ccb:", "Enter"], "").ok();
+    let going = lab.begin("ask", &["codex", "-t", "120", "--json"], "ECHO: after you");
+    until("the human's turn runs", || (lab.model_saw("SLEEP 3") == 1).then_some(()));
+    rustix::process::kill_process(worker, rustix::process::Signal::CONT).unwrap();
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["outcome"]["word"], "completed", "{answer}");
+    assert_eq!(answer["settlement"]["reply"], "after you");
+    let screen = lab.until_shown("after you");
+    assert!(screen.contains("• all of what the human wanted"), "{screen}");
+}
+
+#[test]
+fn a_human_who_quits_the_tui_ends_the_agent_and_every_asker_learns_it() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    starts(&lab);
+    let (id, going) = lab.ask_meanwhile("HANG 30: never");
+    until("the model is asked", || (lab.model_saw(&id) == 1).then_some(()));
+    let next = lab.submit("ECHO: later");
+    let _shown = lab.until_shown("Working");
+    enters(&lab, "/quit");
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["outcome"]["reason"], "agent-gone", "{answer}");
+    let why = lab.until_state("not running");
+    assert!(why.contains("ccb"), "{why}");
+    assert_eq!(lab.explain(&next)["request"]["state"], "queued");
+    let _started = lab.ccb(&["--detach", "codex"]).ok();
+    assert_eq!(lab.settled(&next)["settlement"]["reply"], "later");
+}
+
+#[test]
+fn requests_follow_the_human_into_a_new_conversation() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    starts(&lab);
+    assert_eq!(lab.ask("ECHO: in the old one").ok(), "in the old one\n");
+    let _shown = lab.until_shown("• in the old one");
+    enters(&lab, "/new");
+    until("the old conversation is not shown any more", || (!lab.screen().contains("• in the old")).then_some(()));
+    assert_eq!(lab.ask("ECHO: in the new one").ok(), "in the new one\n");
+    let _shown = lab.until_shown("• in the new one");
+    lab.kill(lab.process("--remote"));
+    assert_eq!(lab.ask("ECHO: once more").ok(), "once more\n");
+    assert!(lab.until_shown("• once more").contains("• in the new one"));
+    lab.kill(lab.process("app-server"));
+    lab.kill(u32::try_from(lab.status()["pid"].as_u64().unwrap()).unwrap());
+    assert_eq!(lab.ask("ECHO: still there").ok(), "still there\n");
+    assert!(lab.until_shown("• still there").contains("• in the new one"));
 }

@@ -24,6 +24,8 @@ pub struct Row {
     pub collapsed_from: usize,
     /// Words that only a dialog shows, below or instead of the composer.
     pub dialogs: &'static [&'static str],
+    /// Words below the composer while a turn runs.
+    pub busy: &'static [&'static str],
 }
 
 /// What is to be seen.
@@ -36,6 +38,8 @@ pub enum Sight {
         /// Whether the cursor is in the composer.
         cursor: bool,
     },
+    /// An empty composer while a turn runs, by the words that gave it away.
+    Busy(String),
     /// A dialog, by the words that gave it away.
     Dialog(String),
     /// Nothing that we understand.
@@ -64,6 +68,7 @@ impl Look {
                 placeholder: "[Pasted text #",
                 collapsed_from: 4,
                 dialogs: &["[y/N]", "[Y/n]", "Do you want", "Enter to confirm", "Esc to cancel"],
+                busy: &["· working", "esc to interrupt"],
             },
         }
     }
@@ -99,8 +104,13 @@ impl Look {
         let first = signed(top).unwrap_or_default();
         let rest = shown[top + 2..bottom].iter().map(|line| line.trim_end());
         let text: Vec<&str> = std::iter::once(first.trim()).chain(rest).collect();
+        let text = text.join("\n").trim().to_owned();
+        let busy = row.busy.iter().find(|word| shown[bottom..].iter().any(|line| line.contains(**word)));
+        if let Some(word) = busy.filter(|_| text.is_empty()) {
+            return Sight::Busy((*word).to_owned());
+        }
         let line = usize::from(cursor.1);
-        Sight::Composer { text: text.join("\n").trim().to_owned(), cursor: line > top && line < bottom }
+        Sight::Composer { text, cursor: line > top && line < bottom }
     }
 
     /// Returns whether a composer that was empty before and shows `text` now shows our `pasted` text alone.
@@ -153,6 +163,14 @@ mod tests {
         assert_eq!(see(&[RULE, "❯ Do you want tea", RULE, "idle"], (2, 1)), asks);
         let ruled = Sight::Composer { text: "a\n──────────\nb".into(), cursor: true };
         assert_eq!(see(&[RULE, "❯ a", "──────────", "b", RULE], (2, 3)), ruled);
+        let busy = "stub · working 3s";
+        assert_eq!(see(&["said", RULE, "❯ ", RULE, busy], (2, 2)), Sight::Busy("· working".into()));
+        let draft = Sight::Composer { text: "draft".into(), cursor: true };
+        assert_eq!(see(&[RULE, "❯ draft", RULE, busy], (2, 1)), draft);
+        assert_eq!(
+            see(&[busy, RULE, "❯ ", RULE, "idle"], (2, 2)),
+            Sight::Composer { text: String::new(), cursor: true }
+        );
         assert_eq!(see(&["$ ls", "$"], (0, 0)), Sight::Unclear);
         assert_eq!(see(&[RULE, "no sign", RULE], (0, 1)), Sight::Unclear);
     }

@@ -715,10 +715,9 @@ fn conclude(end: TurnEnd, cancel: Option<&str>, mixed: bool, kind: &Kind) -> (Ou
         }
         (TurnEnd::Completed { reply }, _) if mixed => (Outcome::Incomplete { reason: Incomplete::Mixed }, reply),
         (TurnEnd::Completed { reply }, _) => (Outcome::Completed, reply),
-        (
-            TurnEnd::Interrupted { partial } | TurnEnd::Failed { partial, .. } | TurnEnd::Quiet { partial },
-            Some(by),
-        ) => (Outcome::Cancelled { by: by.to_owned() }, partial),
+        (TurnEnd::Interrupted { partial } | TurnEnd::Failed { partial, .. } | TurnEnd::Quiet { partial }, Some(by)) => {
+            (Outcome::Cancelled { by: by.to_owned() }, partial)
+        }
         (TurnEnd::Interrupted { partial }, None) => (Outcome::Incomplete { reason: Incomplete::Interrupted }, partial),
         (TurnEnd::Failed { reason, message, partial }, None) => (Outcome::Failed { reason, message }, partial),
         (TurnEnd::Quiet { partial }, None) => (Outcome::Incomplete { reason: Incomplete::Quiet }, partial),

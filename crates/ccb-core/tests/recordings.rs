@@ -4,6 +4,8 @@
 //! the recording machine's paths taken out), `expected.txt` beside it what they mean. To record a new case, write
 //! its lines, run the test, read what it prints, and keep that.
 
+#![expect(clippy::unwrap_used, reason = "all of this file is a test, its helpers too")]
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -46,6 +48,7 @@ fn meaning(line: &str) -> String {
         }
         Message::Agent { turn, text, .. } => format!("agent in {turn}: {text:?}\n"),
         Message::TurnEnded { turn: record, .. } => format!("ended: turn {}\n", turn(&record)),
+        Message::Opened { thread } => format!("the TUI opened {thread}\n"),
         Message::Asked { method, .. } => format!("asks: {method}\n"),
         Message::Account => "account\n".to_owned(),
         Message::Other => String::new(),

@@ -23,8 +23,8 @@ use crate::store::Store;
 /// The most inputs that one commit takes together.
 const BATCH: u64 = 256;
 
-/// Who waits for what becomes of one input.
-type Waiter = oneshot::Sender<Result<Verdict, Refusal>>;
+/// Who waits for what becomes of one input, and looks on once it is committed.
+type Waiter = Box<dyn FnOnce(Result<(Verdict, View<'_>), Refusal>) + Send>;
 
 /// A look at the engine between two commits.
 pub(crate) struct View<'a> {
@@ -98,7 +98,19 @@ impl Engine {
 
     /// Hands an input in and waits until it is committed.
     pub(crate) async fn submit(&self, input: Input) -> Result<Verdict, Refusal> {
-        let (waiter, answer) = oneshot::channel();
+        self.submit_and_look(input, |verdict, _| verdict).await
+    }
+
+    /// Hands an input in, waits until it is committed, and looks at what it has brought about, all in one.
+    pub(crate) async fn submit_and_look<T: Send + 'static>(
+        &self,
+        input: Input,
+        look: impl FnOnce(Verdict, View<'_>) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let (tx, answer) = oneshot::channel();
+        let waiter: Waiter = Box::new(move |done| {
+            tx.send(done.map(|(verdict, view)| look(verdict, view))).ok();
+        });
         self.send(Message::Input(input, Some(waiter)));
         answer.await.unwrap_or_else(|_| Err(stopping()))
     }
@@ -234,7 +246,7 @@ impl Work {
             self.outlets.effects.send(effect).ok();
         }
         for (waiter, verdict) in batch.answers {
-            waiter.send(Ok(verdict)).ok();
+            waiter(Ok((verdict, View { state: &self.state, store: &mut self.store, now: self.clock.now() })));
         }
         for request in saves {
             self.publish(&request);
@@ -289,7 +301,7 @@ fn refuse(waiter: Option<Waiter>, error: &anyhow::Error) {
     let Some(waiter) = waiter else { return };
     let refusal = Refusal::new(Code::Store, format!("the request cannot be kept: {error:#}"))
         .hint("nothing was accepted; see `ccb status`, free the disk, and ask again");
-    waiter.send(Err(refusal)).ok();
+    waiter(Err(refusal));
 }
 
 /// Writes a line into the log, which is the worker's standard error.

@@ -74,7 +74,7 @@ impl Files {
 
     /// Links the command names, which stand first on the panes' PATH, to our own programs.
     pub(crate) fn link_commands(&self) -> io::Result<()> {
-        let bin = std::env::current_exe()?.canonicalize()?;
+        let bin = crate::process::own_program()?;
         let beside = bin.parent().unwrap_or(Path::new("/"));
         for (name, target) in [("ccb", "ccb"), ("ask", "ask"), ("askd", "askd"), ("pend", "ccb")] {
             let link = self.path(file::BIN).join(name);

@@ -53,7 +53,7 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     };
     rustix::stdio::dup2_stderr(files.log()?)?;
     let signals = Signals::new()?;
-    let mut keeper = Keeper { files, lock, signals, short_lives: 0, reported: false };
+    let mut keeper = Keeper { files, lock, signals, short_lives: 0, reported: false, replacing: false };
     keeper.keep()
 }
 
@@ -84,6 +84,8 @@ struct Keeper {
     signals: Signals,
     short_lives: u32,
     reported: bool,
+    /// Whether the worker was told to end so that another one takes its place.
+    replacing: bool,
 }
 
 /// The worker as the keeper has it.
@@ -130,7 +132,8 @@ impl Keeper {
             self.say(&format!("ready {}", worker.identity.pid));
             let stopping = self.watch(&mut worker)?;
             let (cause, in_order) = self.bury(&mut worker);
-            if in_order || stopping {
+            let replaced = std::mem::take(&mut self.replacing);
+            if stopping || (in_order && !replaced) {
                 return Ok(ExitCode::SUCCESS);
             }
             if worker.born.elapsed() < SHORT_LIFE {
@@ -199,7 +202,7 @@ impl Keeper {
     }
 
     fn start(&self) -> anyhow::Result<Worker> {
-        let program = std::env::current_exe().context("where is askd?")?;
+        let program = crate::process::own_program().context("where is askd?")?;
         let mut child = Command::new(program)
             .arg("--worker")
             .arg("--project")
@@ -227,9 +230,10 @@ impl Keeper {
     }
 
     /// Watches until the worker has ended. True if the keeper itself is to end.
-    fn watch(&self, worker: &mut Worker) -> anyhow::Result<bool> {
+    fn watch(&mut self, worker: &mut Worker) -> anyhow::Result<bool> {
         let interval = watchdog_interval(std::env::var("CCB_WATCHDOG_INTERVAL_S").ok().as_deref());
         let mut missed = 0;
+        let mut unreachable = false;
         let mut due = Instant::now() + interval;
         let mut kill_at: Option<Instant> = None;
         let mut stopping = false;
@@ -260,13 +264,24 @@ impl Keeper {
                         // Our lock was deleted: another keeper may hold the new one, and it will adopt the worker.
                         log("the keeper's lock was deleted; leaving the worker to the next keeper");
                         return Ok(true);
+                    } else if unreachable && !self.has_socket() {
+                        log("askd's socket was deleted: another worker makes a new one");
+                        self.replacing = true;
+                        worker.identity.signal(Signal::TERM)?;
+                        kill_at = Some(Instant::now() + MERCY);
                     } else {
                         self.ping(worker);
                     }
-                    due = Instant::now() + interval;
+                    // A worker that ends in order removes its socket just before.
+                    unreachable = !self.has_socket();
+                    due = Instant::now() + if unreachable { interval.min(MERCY / 4) } else { interval };
                 }
             }
         }
+    }
+
+    fn has_socket(&self) -> bool {
+        self.files.path(file::SOCKET).exists()
     }
 
     fn ping(&self, worker: &mut Worker) {

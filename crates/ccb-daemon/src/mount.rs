@@ -334,7 +334,7 @@ impl Mounts {
             .entry(agent.clone())
             .or_default()
             .push(Instant::now());
-        let ccb = std::env::current_exe().and_then(|exe| exe.canonicalize()).map(|exe| exe.with_file_name("ccb"));
+        let ccb = crate::process::own_program().map(|exe| exe.with_file_name("ccb"));
         let ccb = ccb.map_err(|error| Refusal::new(Code::Launch, format!("where is ccb? {error}")))?;
         let dir = self.files.home().work_dir().display().to_string();
         let argv = [ccb.display().to_string(), "run".into(), agent.to_string(), "--project".into(), dir];

@@ -279,6 +279,7 @@ async fn empty(target: &Target, look: Look) -> Result<(u16, u16), Block> {
             Sight::Composer { text, cursor: true } if text.is_empty() => return Ok(pane.cursor),
             Sight::Composer { text, .. } if text.is_empty() => "the cursor is not in its composer".to_owned(),
             Sight::Composer { .. } => "a draft is in the composer".to_owned(),
+            Sight::Busy(_) => "it is in a turn that is not ours".to_owned(),
             Sight::Dialog(words) => format!("a dialog is open: {words}"),
             Sight::Unclear => "its screen is not understood".to_owned(),
         };
@@ -302,6 +303,7 @@ fn ours(look: Look, sight: &Sight, text: &str) -> Result<(), String> {
         Sight::Composer { text: shown, .. } if shown.is_empty() => {
             "our text has not appeared in its composer".to_owned()
         }
+        Sight::Busy(_) => "our text has not appeared in its composer".to_owned(),
         Sight::Composer { .. } => "its composer holds something else than our text alone".to_owned(),
         Sight::Dialog(words) => format!("a dialog is open: {words}"),
         Sight::Unclear => "its screen is not understood".to_owned(),

@@ -3,8 +3,11 @@
 //! A number alone is never a process: it is reused. An [`Identity`] is the pid with the moment at which the
 //! kernel started it and the boot that this was in, and every question and every signal is about that.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::PathBuf;
 
 use rustix::io::Errno;
 pub use rustix::process::Signal;
@@ -169,6 +172,22 @@ fn number(pid: u32) -> io::Result<Pid> {
 }
 
 /// Linux: `/proc` and pidfds.
+/// Returns the path of this very program, links resolved.
+///
+/// Linux marks the path of a program that was replaced while it ran; what stands there now is its successor.
+pub fn own_program() -> io::Result<PathBuf> {
+    let path = without_mark(std::env::current_exe()?);
+    Ok(path.canonicalize().unwrap_or(path))
+}
+
+fn without_mark(path: PathBuf) -> PathBuf {
+    let bytes = path.as_os_str().as_bytes();
+    match bytes.strip_suffix(b" (deleted)") {
+        Some(bytes) => PathBuf::from(OsString::from_vec(bytes.to_vec())),
+        None => path,
+    }
+}
+
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
@@ -311,6 +330,12 @@ mod tests {
     fn what_we_may_not_look_at_is_alive() {
         assert!(Identity::of(1).unwrap().is_alive());
         assert!(Identity::of(u32::MAX).is_none());
+    }
+
+    #[test]
+    fn a_program_that_was_replaced_is_found_where_it_was() {
+        assert_eq!(without_mark("/usr/bin/askd (deleted)".into()), PathBuf::from("/usr/bin/askd"));
+        assert_eq!(without_mark("/usr/bin/askd".into()), PathBuf::from("/usr/bin/askd"));
     }
 
     #[test]

@@ -329,7 +329,12 @@ impl Connection {
             notices: 0,
             stage: Stage::Queued,
         };
-        let repeated = match self.door.engine.submit(Input::Submit(Box::new(request))).await? {
+        let id = ask.id.clone();
+        let submitted = self.door.engine.submit_and_look(Input::Submit(Box::new(request)), move |verdict, view| {
+            (verdict, view.state.requests.get(&id).map(|request| views::request(view.state, request)))
+        });
+        let (verdict, view) = submitted.await?;
+        let repeated = match verdict {
             Verdict::Repeated => true,
             Verdict::Conflict => {
                 return Err(Refusal::new(Code::Conflict, format!("the id {} is taken by another request", ask.id)));
@@ -339,14 +344,9 @@ impl Connection {
             }
             Verdict::Accepted | Verdict::Fine | Verdict::Nothing => false,
         };
-        let provider = self
-            .door
-            .agents
-            .lock()
-            .get(&agent)
-            .map_or_else(String::new, |slot| slot.config.provider.row().display.into());
-        let view = self.view(ask.id.clone()).await?;
-        Ok(wire::Accepted { id: ask.id, agent, provider, repeated, state: view.state, why: view.why })
+        let provider = self.door.agents.lock().get(&agent).map(|slot| slot.config.provider.row().display);
+        let (state, why) = view.map(|view| (view.state, view.why)).unwrap_or_default();
+        Ok(wire::Accepted { id: ask.id, agent, provider: provider.unwrap_or_default().into(), repeated, state, why })
     }
 
     async fn view(&self, id: RequestId) -> Result<wire::RequestView, Refusal> {

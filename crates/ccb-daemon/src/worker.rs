@@ -199,8 +199,13 @@ async fn perform(
             Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
                 // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.
                 if !lock.is_ours() && !crate::failpoint::sabotaged("fencing") {
+                    // Taken back, so that the next worker knows that nothing of it has gone out.
+                    let why = "askd has lost its lock; the next one takes over".to_owned();
+                    let proof = format!("not handed over: {why}");
+                    door.engine.tell(Input::Presence { agent, presence: Presence::Starting { why } });
+                    door.engine.tell(Input::NotTaken { id, attempt, proof });
                     door.request_stop("its lock file was deleted; the next worker takes over");
-                    return;
+                    continue;
                 }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
                 if !agents.task(&agent, Task::Offer(offer.clone())) {
@@ -310,7 +315,7 @@ async fn replace_keeper(door: Arc<Door>) {
             return;
         }
         log("the keeper is gone; another one is started");
-        let Ok(program) = std::env::current_exe() else { continue };
+        let Ok(program) = crate::process::own_program() else { continue };
         let started = tokio::process::Command::new(program)
             .arg("--project")
             .arg(door.files.home().work_dir())

@@ -172,9 +172,10 @@ impl Records {
     /// Writes what a provider writes when it was interrupted: of these, Codex alone leaves a record.
     pub(crate) fn interrupted(&self) -> io::Result<()> {
         match &self.place {
-            Place::Lines { path, kind: Lines::Codex } => {
-                append(path, &json!({"type": "event_msg", "payload": {"type": "turn_aborted", "reason": "interrupted"}}))
-            }
+            Place::Lines { path, kind: Lines::Codex } => append(
+                path,
+                &json!({"type": "event_msg", "payload": {"type": "turn_aborted", "reason": "interrupted"}}),
+            ),
             Place::Lines { .. } | Place::Chat { .. } | Place::Storage { .. } | Place::Nowhere => Ok(()),
         }
     }

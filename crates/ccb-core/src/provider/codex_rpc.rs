@@ -56,6 +56,11 @@ pub enum Message {
         /// The turn, as a history would show it.
         turn: TurnRecord,
     },
+    /// The human has opened a thread in the TUI, which shows it from now on.
+    Opened {
+        /// The thread.
+        thread: String,
+    },
     /// The server asks all its clients something, such as an approval; the human answers it in the TUI.
     Asked {
         /// Its method.
@@ -109,6 +114,9 @@ pub fn parse(text: &str) -> Message {
     if matches!(method, "account/updated" | "account/login/completed") {
         return Message::Account;
     }
+    if method == "thread/started" {
+        return opened(&params["thread"]);
+    }
     let Some(thread) = thread else { return Message::Other };
     match method {
         "thread/status/changed" => Message::Status { thread, status: status(&params["status"]) },
@@ -122,6 +130,15 @@ pub fn parse(text: &str) -> Message {
             None => Message::Other,
         },
         _ => Message::Other,
+    }
+}
+
+/// Tells the TUI's own threads from sub-agents' and from those that Codex uses aside, as for titles.
+fn opened(thread: &Value) -> Message {
+    let own = thread["threadSource"] == "user" && thread["parentThreadId"].is_null() && thread["ephemeral"] == false;
+    match thread["id"].as_str().filter(|_| own) {
+        Some(id) => Message::Opened { thread: id.to_owned() },
+        None => Message::Other,
     }
 }
 
@@ -238,7 +255,8 @@ pub fn thread_resume(thread: &str) -> (&'static str, Value) {
 ///
 /// With all their items: the usual summary of a turn has its first user message only, and ours may be another.
 pub fn turns_list(thread: &str, limit: u32, cursor: Option<&str>) -> (&'static str, Value) {
-    let order = json!({"threadId": thread, "limit": limit, "cursor": cursor, "sortDirection": "desc", "itemsView": "full"});
+    let order =
+        json!({"threadId": thread, "limit": limit, "cursor": cursor, "sortDirection": "desc", "itemsView": "full"});
     ("thread/turns/list", order)
 }
 
@@ -283,6 +301,18 @@ mod tests {
             (
                 r#"{"id":7,"error":{"code":-32600,"message":"no rollout found"}}"#,
                 Message::Answer { call: 7, result: Err("no rollout found".into()) },
+            ),
+            (
+                r#"{"method":"thread/started","params":{"thread":{"id":"n","threadSource":"user","parentThreadId":null,"ephemeral":false}}}"#,
+                Message::Opened { thread: "n".into() },
+            ),
+            (
+                r#"{"method":"thread/started","params":{"thread":{"id":"n","threadSource":"thread_title","parentThreadId":null,"ephemeral":true}}}"#,
+                Message::Other,
+            ),
+            (
+                r#"{"method":"thread/started","params":{"thread":{"id":"n","threadSource":null,"parentThreadId":null,"ephemeral":false}}}"#,
+                Message::Other,
             ),
             ("{", Message::Other),
             (r#"{"method":"account/rateLimits/updated","params":{}}"#, Message::Other),

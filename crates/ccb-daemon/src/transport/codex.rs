@@ -16,7 +16,7 @@ use ccb_core::request::Kind;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::{Order, RunnerEvent};
-use futures_util::{SinkExt as _, StreamExt as _};
+use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio_tungstenite::tungstenite::Message as Frame;
@@ -57,10 +57,12 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
         thread: None,
         turns: BTreeMap::new(),
         active: None,
+        opened: None,
         cut: BTreeSet::new(),
         place,
         agents,
         shown: None,
+        ordered: None,
         logged_out: false,
     };
     line.presence(Presence::Starting { why: "its app-server starts".into() });
@@ -114,12 +116,16 @@ struct Codex {
     turns: BTreeMap<String, Seen>,
     /// The turn that runs now.
     active: Option<String>,
+    /// The thread that the human has opened in the TUI, until we have followed.
+    opened: Option<String>,
     /// The turns that a server's death has cut off: it calls them interrupted when it comes back.
     cut: BTreeSet<String>,
     place: Place,
     agents: Agents,
     /// The thread that the TUI shows.
     shown: Option<String>,
+    /// The thread that the runner was last told to show; a TUI that it starts again shows that one.
+    ordered: Option<String>,
     /// Whether the server wants a login before it can do anything.
     logged_out: bool,
 }
@@ -368,9 +374,13 @@ impl Codex {
         let mut argv = vec![self.place.program.clone()];
         argv.extend(self.place.args.iter().cloned());
         argv.extend(["resume", thread, "--remote", &self.place.address].map(str::to_owned));
-        if self.agents.tui_shows(&line.agent, thread) || self.agents.order(&line.agent, &Order::Tui { argv }) {
+        let there = self.agents.tui_shows(&line.agent, thread);
+        if there || self.agents.order(&line.agent, &Order::Tui { argv }) {
             self.agents.set_tui(&line.agent, Some(thread.clone()));
             self.shown = Some(thread.clone());
+            if !there {
+                self.ordered = Some(thread.clone());
+            }
         }
     }
 
@@ -469,7 +479,13 @@ impl Codex {
     async fn message(&mut self, line: &mut Line, wire: &mut Wire, message: Message) -> anyhow::Result<()> {
         let thread = self.thread.clone().unwrap_or_default();
         match message {
-            Message::Status { thread: of, status } if of == thread => self.tell_status(line, &status),
+            Message::Status { thread: of, status } if of == thread => {
+                // It comes before the turn's own end.
+                if status == Status::Idle {
+                    self.active = None;
+                }
+                self.tell_status(line, &status);
+            }
             Message::TurnBegan { thread: of, turn } if of == thread => {
                 self.active = Some(turn);
                 self.tell_status(line, &Status::Active);
@@ -484,12 +500,17 @@ impl Codex {
                 let status = if self.active.is_some() { Status::Active } else { Status::Idle };
                 self.tell_status(line, &status);
             }
+            Message::Opened { thread: of } if of != thread => {
+                self.opened = Some(of);
+                self.follow(line, wire).await?;
+            }
             // Other threads are sub-agents or the human's own; approvals are answered in the TUI.
             Message::Status { .. }
             | Message::TurnBegan { .. }
             | Message::User { .. }
             | Message::TurnEnded { .. }
             | Message::Agent { .. }
+            | Message::Opened { .. }
             | Message::Answer { .. }
             | Message::Asked { .. }
             | Message::Other => {}
@@ -502,16 +523,33 @@ impl Codex {
         let whole = matches!(&turn.end, Some(TurnEnd::Completed { reply }) if !reply.is_empty());
         let known = self.turns.get(&turn.id).is_some_and(|seen| !seen.ours.is_empty());
         let mut end = turn.end;
-        if !whole && known {
-            if let Found::Turn(record) = self.find(wire, |record| record.id == turn.id).await? {
-                end = record.end.or(end);
-            }
+        if !whole
+            && known
+            && let Found::Turn(record) = self.find(wire, |record| record.id == turn.id).await?
+        {
+            end = record.end.or(end);
         }
         if let Some(end) = end {
             self.end_turn(line, &turn.id, &end);
         }
         self.active = None;
         self.tell_status(line, &Status::Idle);
+        self.follow(line, wire).await
+    }
+
+    /// Goes to the thread that the human has opened in the TUI, between turns: what is asked is to be seen there.
+    async fn follow(&mut self, line: &Line, wire: &mut Wire) -> anyhow::Result<()> {
+        if self.active.is_some() {
+            return Ok(());
+        }
+        let Some(thread) = self.opened.take() else { return Ok(()) };
+        // Without a name, nobody else can attach to a thread before its first turn.
+        wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
+        wire.call(rpc::thread_resume(&thread)).await?;
+        self.agents.set_session(&line.agent, &thread).await;
+        self.agents.set_tui(&line.agent, Some(thread.clone()));
+        self.shown = Some(thread.clone());
+        self.thread = Some(thread);
         Ok(())
     }
 
@@ -531,6 +569,12 @@ impl Codex {
             }
             Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::ServerGone { why: how })),
             Task::Runner(RunnerEvent::ServerStarted { .. }) => self.show(line),
+            Task::Runner(RunnerEvent::TuiStarted { .. }) if self.ordered.is_some() && self.ordered != self.thread => {
+                // It was started again as it was first, but the human has gone on to another thread since.
+                self.agents.set_tui(&line.agent, None);
+                self.shown = None;
+                self.show(line);
+            }
             Task::Runner(event) => self.runner(&event),
             Task::RunnerGone { why } => {
                 self.shown = None;
@@ -549,6 +593,15 @@ impl Codex {
             (Kind::Ask, false) => prompt::envelope(&offer.id, &offer.message, false),
             (Kind::Ask, true) | (Kind::Notice { .. }, _) => offer.message.clone(),
         };
+        if let Err(error) = self.hear_what_has_come(line, wire).await {
+            line.not_handed_over(&offer, "the connection is broken");
+            return Err(error);
+        }
+        if self.active.is_some() {
+            self.tell_status(line, &Status::Active);
+            line.not_handed_over(&offer, "another turn has just begun");
+            return Ok(());
+        }
         crate::failpoint::hit("codex.before-start").await;
         let answer = match wire.ask(rpc::turn_start(&thread, offer.id.as_str(), &text)).await {
             Ok(answer) => answer,
@@ -563,10 +616,20 @@ impl Codex {
         match answer {
             Ok(result) => {
                 let turn = result["turn"]["id"].as_str().unwrap_or_default();
+                self.active = Some(turn.to_owned());
                 let how = format!("turn/start accepted as turn {turn}");
                 line.engine.tell(Input::HandedOver { id: offer.id, attempt: offer.attempt, how });
             }
             Err(message) => line.not_handed_over(&offer, &format!("turn/start was refused: {message}")),
+        }
+        Ok(())
+    }
+
+    /// Takes the messages that have come already: they may tell of a turn that the engine did not know of when it
+    /// decided to offer.
+    async fn hear_what_has_come(&mut self, line: &mut Line, wire: &mut Wire) -> anyhow::Result<()> {
+        while let Some(message) = wire.next().now_or_never() {
+            self.message(line, wire, message?).await?;
         }
         Ok(())
     }

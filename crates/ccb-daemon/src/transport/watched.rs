@@ -264,6 +264,7 @@ impl Watched {
             (_, Some(why)) => Presence::Waiting { why },
             (Some(Sight::Composer { text, cursor: true }), None) if text.is_empty() => Presence::Idle,
             (Some(Sight::Composer { .. }), None) => Presence::Waiting { why: "there is text in its composer".into() },
+            (Some(Sight::Busy(_)), None) => Presence::Busy { why: "in a turn that is not ours".into() },
             (Some(Sight::Dialog(words)), None) => {
                 Presence::Waiting { why: format!("a dialog is open in its pane ({words})") }
             }
