@@ -2,6 +2,7 @@
 //!
 //! Nothing is asserted here: the machine is shared and noisy. `make bench` prints the table.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
@@ -33,7 +34,7 @@ fn main() -> io::Result<()> {
     let help = median(60, || world.ask(&["--help"]));
     row("`ask --help` cold start, wall / RSS", "82 ms / 14 MB", format!("{} / {:.1} MB", ms(help), world.ask_rss()))?;
     world.mount();
-    let submit = median(60, || world.ask(&["--async", "silent", "x"]));
+    let submit = median(60, || world.ask(&["--async", "absent", "x"]));
     row("asynchronous submit until the prompt is back", "262 ms", ms(submit))?;
     let codex = median(40, || world.ask(&["codex", "ECHO: x"]));
     let claude = median(40, || world.ask(&["claude", "ECHO: x"]));
@@ -121,12 +122,16 @@ impl World {
             ("silent", "codex", r#""--ui", "plain""#),
             ("hundred", "codex", r#""--ui", "plain""#),
             ("drawn", "codex", r#""--ui", "drawn""#),
+            // Never started: what is asked of it is kept and nothing else happens.
+            ("absent", "codex", ""),
         ] {
             let screen = if name == "drawn" { "screen = \"boxed\"\n" } else { "" };
-            config.push_str(&format!(
-                "[agents.{name}]\nprovider = \"{provider}\"\ncommand = \"{}\"\n{screen}transcript = \".ccb/{name}.jsonl\"\nargs = [\"--provider\", \"{provider}\", \"--transcript\", \".ccb/{name}.jsonl\", \"--events\", \".ccb/{name}.events\", {more}]\n",
+            writeln!(
+                config,
+                "[agents.{name}]\nprovider = \"{provider}\"\ncommand = \"{}\"\n{screen}transcript = \".ccb/{name}.jsonl\"\nargs = [\"--provider\", \"{provider}\", \"--transcript\", \".ccb/{name}.jsonl\", \"--events\", \".ccb/{name}.events\", {more}]",
                 stub.display()
-            ));
+            )
+            .expect("a String takes everything");
         }
         fs::write(dir.path().join("p/.ccb/ccb.config"), config).expect("a configuration");
         Self { dir }
@@ -177,8 +182,9 @@ impl World {
 
     fn mount(&self) {
         self.run(env!("CARGO_BIN_EXE_ccb"), &["trust", "--yes"]);
-        self.run(env!("CARGO_BIN_EXE_ccb"), &["--detach"]);
-        for agent in ["codex", "claude", "drawn", "hundred", "silent"] {
+        let running = ["codex", "claude", "drawn", "hundred", "silent"];
+        self.run(env!("CARGO_BIN_EXE_ccb"), &[&["--detach"][..], &running].concat());
+        for agent in running {
             self.ask(&[agent, "ECHO: warm"]);
         }
         self.ask(&["--async", "silent", "SILENT"]);
@@ -348,7 +354,7 @@ impl Client {
     fn submit(&mut self, id: &str) {
         let ask = wire::Ask {
             id: RequestId::new(id).expect("an id"),
-            agent: "silent".into(),
+            agent: "absent".into(),
             message: "x".into(),
             timeout_s: None,
             caller: None,

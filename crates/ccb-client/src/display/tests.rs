@@ -1,3 +1,5 @@
+//! What people see of requests, agents and the daemon, as they see it.
+
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::outcome::{EndedBy, Incomplete, Outcome};
 use ccb_core::request::{Evidence, Late, Settlement};
