@@ -2,6 +2,7 @@
 //!
 //! It sleeps in `poll` until the worker ends, a signal comes, or the next ping is due.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -36,6 +37,19 @@ const BREAKER: u32 = 5;
 /// How long a worker has to end after TERM.
 const MERCY: Duration = Duration::from_secs(2);
 
+/// The home's file with the settings.
+pub(crate) const SETTINGS: &str = "run/settings.json";
+
+/// The settings of the daemon, as docs/configuration.md has them.
+const SETTING_NAMES: &[&str] = &[
+    "CCB_ASKD_IDLE_TIMEOUT_S",
+    "CCB_COMPLETION_HOOK_ENABLED",
+    "CCB_HEARTBEAT_INTERVAL_S",
+    "CCB_PROOF_GRACE_S",
+    "CCB_QUIET_WINDOW_S",
+    "CCB_WATCHDOG_INTERVAL_S",
+];
+
 /// How long a worker may take to say that it serves.
 const START: Duration = Duration::from_secs(20);
 
@@ -53,8 +67,19 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     };
     rustix::stdio::dup2_stderr(files.log()?)?;
     let signals = Signals::new()?;
-    let mut keeper = Keeper { files, lock, signals, short_lives: 0, reported: false, replacing: false };
+    let settings = settings(&files)?;
+    let mut keeper = Keeper { files, lock, signals, settings, short_lives: 0, reported: false, replacing: false };
     keeper.keep()
+}
+
+/// The settings of the one who started the first keeper hold for its successors too, whoever starts them: a pane's
+/// runner has a terminal's environment. An orderly end forgets them.
+fn settings(files: &Files) -> anyhow::Result<BTreeMap<String, String>> {
+    let kept = std::fs::read_to_string(files.path(SETTINGS)).unwrap_or_default();
+    let mut settings: BTreeMap<String, String> = serde_json::from_str(&kept).unwrap_or_default();
+    settings.extend(SETTING_NAMES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    files.write(SETTINGS, &serde_json::to_string(&settings)?)?;
+    Ok(settings)
 }
 
 /// Tells whoever started us one line; nobody may be there to read it.
@@ -82,6 +107,7 @@ struct Keeper {
     files: Files,
     lock: Lock,
     signals: Signals,
+    settings: BTreeMap<String, String>,
     short_lives: u32,
     reported: bool,
     /// Whether the worker was told to end so that another one takes its place.
@@ -207,6 +233,7 @@ impl Keeper {
             .arg("--worker")
             .arg("--project")
             .arg(self.files.home().work_dir())
+            .envs(&self.settings)
             .env("CCB_RUN_DIR", self.files.home().root())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -231,7 +258,7 @@ impl Keeper {
 
     /// Watches until the worker has ended. True if the keeper itself is to end.
     fn watch(&mut self, worker: &mut Worker) -> anyhow::Result<bool> {
-        let interval = watchdog_interval(std::env::var("CCB_WATCHDOG_INTERVAL_S").ok().as_deref());
+        let interval = watchdog_interval(self.settings.get("CCB_WATCHDOG_INTERVAL_S").map(String::as_str));
         let mut missed = 0;
         let mut unreachable = false;
         let mut due = Instant::now() + interval;

@@ -16,14 +16,20 @@ use crate::engine::Engine;
 pub(crate) enum Arm {
     /// Come back at that moment.
     At(RequestId, Timer, Time),
-    /// The request is over: its deadline no longer matters.
-    Over(RequestId),
+    /// The request is over, and what became of it at its agent is known or not: only in the latter case
+    /// anything of it is still worth looking into.
+    Over {
+        /// Which.
+        id: RequestId,
+        /// Whether its turn is known.
+        known: bool,
+    },
 }
 
 /// Runs the timers until the engine is gone.
 pub(crate) async fn run(mut orders: UnboundedReceiver<Arm>, engine: Engine, clock: Clock) {
     let mut due: BTreeSet<(Time, RequestId, Timer)> = BTreeSet::new();
-    let mut deadlines: BTreeMap<RequestId, Time> = BTreeMap::new();
+    let mut armed: BTreeMap<RequestId, BTreeSet<(Timer, Time)>> = BTreeMap::new();
     loop {
         let wait =
             due.first().map(|(at, _, _)| Duration::from_millis(u64::try_from(at.since(clock.now())).unwrap_or(0)));
@@ -34,20 +40,31 @@ pub(crate) async fn run(mut orders: UnboundedReceiver<Arm>, engine: Engine, cloc
         match order {
             Some(None) => return,
             Some(Some(Arm::At(id, timer, at))) => {
-                if timer == Timer::Deadline {
-                    deadlines.insert(id.clone(), at);
-                }
+                armed.entry(id.clone()).or_default().insert((timer, at));
                 due.insert((at, id, timer));
             }
-            Some(Some(Arm::Over(id))) => {
-                if let Some(at) = deadlines.remove(&id) {
-                    due.remove(&(at, id, Timer::Deadline));
+            Some(Some(Arm::Over { id, known })) => {
+                let timers = armed.remove(&id).unwrap_or_default();
+                let kept = |timer: Timer| timer == Timer::Orphan || (timer == Timer::Proof && !known);
+                for (timer, at) in &timers {
+                    if !kept(*timer) {
+                        due.remove(&(*at, id.clone(), *timer));
+                    }
+                }
+                let timers: BTreeSet<(Timer, Time)> = timers.into_iter().filter(|(timer, _)| kept(*timer)).collect();
+                if !timers.is_empty() {
+                    armed.insert(id, timers);
                 }
             }
             None => {
                 while due.first().is_some_and(|(at, _, _)| *at <= clock.now()) {
-                    let Some((_, id, timer)) = due.pop_first() else { break };
-                    deadlines.remove(&id);
+                    let Some((at, id, timer)) = due.pop_first() else { break };
+                    if let Some(timers) = armed.get_mut(&id) {
+                        timers.remove(&(timer, at));
+                        if timers.is_empty() {
+                            armed.remove(&id);
+                        }
+                    }
                     engine.tell(Input::Due { id, timer });
                 }
             }

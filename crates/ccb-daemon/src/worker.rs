@@ -106,6 +106,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<()> {
     engine.stop().await;
     crate::files::remove_if_there(&files.path(file::SOCKET))?;
     crate::files::remove_if_there(&files.path(file::STATE))?;
+    crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
     record.write("stopped", Some(&why))?;
     Ok(())
 }
@@ -249,7 +250,8 @@ async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSend
         let before = unsettled.any();
         if request.is_settled() {
             unsettled.lock().remove(&request.id);
-            arm.send(Arm::Over(request.id)).ok();
+            let known = request.turn().is_some();
+            arm.send(Arm::Over { id: request.id, known }).ok();
         } else {
             unsettled.lock().insert(request.id);
         }
