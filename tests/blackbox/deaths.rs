@@ -235,6 +235,16 @@ fn the_tmux_server_killed_in_mid_turn() {
 }
 
 #[test]
+fn worker_and_tmux_server_killed_at_once_with_two_agents() {
+    let env = TestEnv::start(Setup::of(vec![Stub::new("first"), Stub::blind("second")]));
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    env.kill(env.askd().0);
+    env.kill(tmux.trim().parse().unwrap());
+    goes_on(&env, "first");
+    goes_on(&env, "second");
+}
+
+#[test]
 fn twenty_waiting_clients_get_their_own_answers_though_askd_is_killed() {
     let env =
         TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--delay", "0.1"])]).with("CCB_PROOF_GRACE_S", "1"));

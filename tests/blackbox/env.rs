@@ -512,7 +512,9 @@ impl TestEnv {
     pub(crate) fn process(&self, words: &str) -> u32 {
         until(&format!("there is a process `{words}`"), || {
             let all = self.processes();
-            all.into_iter().find(|(_, line)| line.contains(words) && !line.contains(" guard ")).map(|(pid, _)| pid)
+            all.into_iter()
+                .find(|(_, line)| line.contains(words) && !line.contains(" guard ") && !line.starts_with("tmux "))
+                .map(|(pid, _)| pid)
         })
     }
 

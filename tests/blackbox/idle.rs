@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::env::{Setup, Stub, TestEnv, moment, within};
 
 /// How long it is watched.
-const WATCHED: Duration = Duration::from_secs(20);
+const WATCHED: Duration = Duration::from_secs(60);
 
 /// How many wake-ups a second keeper and worker may have: the keeper's ping, and its answer.
 const WAKE_UPS: f64 = 0.5;

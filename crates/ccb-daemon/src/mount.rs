@@ -58,6 +58,8 @@ pub(crate) struct Mounts {
     engine: Engine,
     agents: Agents,
     kept: tokio::sync::Mutex<Kept>,
+    /// Held while a pane is opened: the first one makes the session, and the others must find it.
+    opening: tokio::sync::Mutex<()>,
     /// When each agent's pane was last started, for the breaker.
     starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
 }
@@ -66,7 +68,14 @@ impl Mounts {
     /// Returns mounts with nothing in them.
     pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents) -> Self {
         let kept = Kept { agents: Vec::new(), host: Host::Own, auto: false, running: BTreeMap::new() };
-        Self { files, engine, agents, kept: tokio::sync::Mutex::new(kept), starts: std::sync::Mutex::default() }
+        Self {
+            files,
+            engine,
+            agents,
+            kept: tokio::sync::Mutex::new(kept),
+            opening: tokio::sync::Mutex::default(),
+            starts: std::sync::Mutex::default(),
+        }
     }
 
     /// Brings back what an earlier worker had mounted: living panes come by themselves, dead ones are made anew.
@@ -327,6 +336,7 @@ impl Mounts {
 
     /// Makes a pane that runs the agent.
     async fn open_pane(self: &Arc<Self>, agent: &AgentName) -> Result<(), Refusal> {
+        let _one_at_a_time = self.opening.lock().await;
         self.presence(agent, Presence::Starting { why: "its pane is being opened".into() });
         self.starts
             .lock()
@@ -548,27 +558,31 @@ impl Mounts {
         }
     }
 
-    /// Starts an agent's pane again, unless it dies each time.
+    /// Starts an agent's pane again, unless it dies, or cannot be opened, each time.
     async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
-        if !self.kept.lock().await.running.contains_key(agent) {
-            return;
-        }
-        let short = {
-            let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            let starts = starts.entry(agent.clone()).or_default();
-            starts.retain(|at| at.elapsed() < SHORT_LIFE);
-            starts.len()
-        };
         log(&format!("{agent}: {why}"));
-        let opened = if short >= BREAKER {
-            Err(format!("its pane died {BREAKER} times within {} s", SHORT_LIFE.as_secs()))
-        } else {
-            self.open_pane(agent).await.map_err(|refusal| refusal.message)
-        };
-        if let Err(why) = opened {
-            self.agents.error(agent, why.clone());
-            self.keep_running(agent, None).await;
-            self.engine.tell(Input::Gone { agent: agent.clone(), why: format!("{why}; start it with `ccb`") });
+        while self.kept.lock().await.running.contains_key(agent) {
+            let short = {
+                let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                let starts = starts.entry(agent.clone()).or_default();
+                starts.retain(|at| at.elapsed() < SHORT_LIFE);
+                starts.len()
+            };
+            if short >= BREAKER {
+                let last = self.agents.lock().get(agent).and_then(|slot| slot.error.clone()).unwrap_or_default();
+                let why = format!("its pane died {BREAKER} times within {} s ({last})", SHORT_LIFE.as_secs());
+                self.keep_running(agent, None).await;
+                self.engine.tell(Input::Gone { agent: agent.clone(), why: format!("{why}; start it with `ccb`") });
+                return;
+            }
+            match self.open_pane(agent).await {
+                Ok(()) => return,
+                Err(refusal) => {
+                    self.presence(agent, Presence::Starting { why: refusal.message.clone() });
+                    self.agents.error(agent, refusal.message);
+                    tokio::time::sleep(Duration::from_millis(100 << short)).await;
+                }
+            }
         }
     }
 

@@ -91,6 +91,7 @@ pub(crate) async fn serve(door: Arc<Door>, listener: UnixListener) {
         let door = door.clone();
         tokio::spawn(async move {
             door.connections.fetch_add(1, Ordering::SeqCst);
+            door.connections_changed.notify_one();
             Connection::talk(&door, stream, pid, permit).await;
             door.connections.fetch_sub(1, Ordering::SeqCst);
             door.connections_changed.notify_one();

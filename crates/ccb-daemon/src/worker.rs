@@ -340,15 +340,20 @@ async fn idle_exit(door: Arc<Door>, unsettled: Arc<Unsettled>) {
     if idle.is_zero() {
         return;
     }
-    loop {
+    let busy = || {
         let keeper = u64::from(door.keeper.load(Ordering::SeqCst) != 0);
-        let busy = door.connections.load(Ordering::SeqCst) > keeper || unsettled.any() || door.mounts.alive();
-        if busy {
+        door.connections.load(Ordering::SeqCst) > keeper || unsettled.any() || door.mounts.alive()
+    };
+    loop {
+        let changed = async {
             tokio::select! {
                 () = door.connections_changed.notified() => {}
                 () = unsettled.changed.notified() => {}
             }
-        } else if tokio::time::timeout(idle, door.connections_changed.notified()).await.is_err() {
+        };
+        if busy() {
+            changed.await;
+        } else if tokio::time::timeout(idle, changed).await.is_err() && !busy() {
             door.request_stop("idle: nobody is connected, nothing is unsettled, no agent is alive");
             return;
         }
