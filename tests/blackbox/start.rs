@@ -122,16 +122,78 @@ fn term_stops_the_daemon_in_order_and_the_agents_bring_it_back() {
 
 #[test]
 fn a_daemon_whose_files_are_deleted_serves_again() {
-    for file in ["askd.sock", "askd.json", "askd.last.json", "keeper.lock"] {
+    for file in ["askd.sock", "askd.json", "askd.last.json", "askd.lock", "keeper.lock"] {
         let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
         let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: through it all");
         env.until_request(&id, "working");
+        let (_, before) = env.askd();
         std::fs::remove_file(env.state().join(file)).unwrap();
         assert_eq!(going.end().json()["settlement"]["reply"], "through it all", "{file}");
         assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n", "{file}");
         assert_eq!(env.received("stub", &id), 1);
+        if file == "keeper.lock" {
+            until("another keeper has adopted the worker", || (env.askd().1 != before).then_some(()));
+        }
         until("one keeper watches one worker", || (daemons(&env) == (1, 1)).then_some(()));
+        let (worker, keeper) = env.askd();
+        assert_eq!(keeper == before, file != "keeper.lock", "{file}");
+        env.kill(worker);
+        assert_eq!(env.ask("stub", "ECHO: last").ok(), "last\n", "{file}");
+        assert_eq!(env.askd().1, keeper, "{file}");
     }
+}
+
+#[test]
+fn a_worker_that_wakes_when_it_is_given_up_is_replaced() {
+    let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
+    let (worker, keeper) = env.askd();
+    signal(worker, Signal::STOP);
+    until("the keeper gives it up", || env.log().contains("did not answer").then_some(()));
+    signal(worker, Signal::CONT);
+    until("it has ended", || env.processes().iter().all(|(pid, _)| *pid != worker).then_some(()));
+    assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
+    assert_eq!(env.askd().1, keeper);
+}
+
+#[test]
+fn a_daemon_whose_home_is_deleted_makes_room_for_another() {
+    let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
+    let (worker, keeper) = env.askd();
+    std::fs::remove_dir_all(env.state()).unwrap();
+    let gone = || env.processes().iter().all(|(pid, _)| *pid != worker && *pid != keeper);
+    until("keeper and worker have gone", || gone().then_some(()));
+    until("one keeper watches one worker", || (daemons(&env) == (1, 1)).then_some(()));
+}
+
+#[test]
+fn an_agent_has_one_pane_however_often_it_is_started() {
+    let env = TestEnv::new(Setup::default());
+    let going: Vec<_> = (0..4).map(|_| env.begin("ccb", &["--detach"], "")).collect();
+    for one in going {
+        let _started = one.end().ok();
+    }
+    env.until_state("stub", "idle");
+    let runners = || {
+        let all = env.processes().into_iter();
+        let all = all.filter(|(_, line)| line.contains("/ccb run stub") && !line.starts_with("tmux "));
+        all.map(|(pid, _)| pid).collect::<Vec<_>>()
+    };
+    let before = runners();
+    assert_eq!(before.len(), 1, "{before:?}");
+    env.kill(before[0]);
+    assert_eq!(env.ask("stub", "ECHO: again").ok(), "again\n");
+    assert_eq!(runners().len(), 1);
+}
+
+#[test]
+fn a_configuration_that_breaks_takes_no_agent_away() {
+    let env = TestEnv::start(Setup::default());
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: through it all");
+    env.until_request(&id, "working");
+    env.configure("[agents.");
+    env.kill(env.askd().0);
+    assert_eq!(going.end().json()["settlement"]["reply"], "through it all");
+    assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
 }
 
 #[test]

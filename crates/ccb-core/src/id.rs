@@ -43,6 +43,17 @@ impl RequestId {
         if fits { Ok(Self(text.to_owned())) } else { Err(NameError::RequestId(text.to_owned())) }
     }
 
+    /// Returns whether it has the form that ccb's own clients give: `YYYYMMDD-HHMMSS-…`, at most 52 characters, so
+    /// that the ids of its notices have room. Agents' own ids of messages never have it.
+    pub fn is_of_our_form(&self) -> bool {
+        let digits = |from: usize, to: usize| self.0.as_bytes()[from..to].iter().all(u8::is_ascii_digit);
+        (16..=52).contains(&self.0.len())
+            && digits(0, 8)
+            && digits(9, 15)
+            && self.0.as_bytes()[8] == b'-'
+            && self.0.as_bytes()[15] == b'-'
+    }
+
     /// Returns the id as text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -146,6 +157,16 @@ mod tests {
             assert!(AgentName::new(bad).is_err(), "{bad}");
         }
         assert!(RequestId::new("20261122-205301-123-4711-1").is_ok());
+        for (id, ours) in [
+            ("20261122-205301-123-4711-1", true),
+            ("20261122-205301-123-4711-1-r1", true),
+            ("r1", false),
+            ("20261122-205301", false),
+            ("019a2050-39eb-7e70-af15-b15c3b87619a", false),
+            (&format!("20261122-205301-{}", "1".repeat(37)), false),
+        ] {
+            assert_eq!(RequestId::new(id).unwrap().is_of_our_form(), ours, "{id}");
+        }
         for bad in ["", "a b", "a\n", &"1".repeat(65), "a/b"] {
             assert!(RequestId::new(bad).is_err(), "{bad}");
         }

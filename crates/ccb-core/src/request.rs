@@ -135,6 +135,10 @@ pub struct Request {
     pub delivered: Option<Time>,
     /// How many notices of its reply were made.
     pub notices: u32,
+    /// Whether it was settled while its agent was at it, which may be so still: the agent is not free before that
+    /// is known to be over.
+    #[serde(default)]
+    pub held: bool,
     /// Where it is.
     pub stage: Stage,
 }
@@ -153,6 +157,13 @@ impl Request {
             Stage::Settled(settlement) => Some(settlement),
             Stage::Queued | Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => None,
         }
+    }
+
+    /// Returns whether a new askd needs it: it is not over, its agent may still be at it, or an agent that asked
+    /// has not been told of its end.
+    pub fn is_open(&self) -> bool {
+        let owed = matches!(self.asker, Asker::Agent { .. }) && self.kind == Kind::Ask;
+        !self.is_settled() || self.held || (owed && self.delivered.is_none() && self.notices == 0)
     }
 
     /// Returns whether it is over.

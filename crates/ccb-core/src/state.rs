@@ -137,8 +137,7 @@ impl Default for Policy {
 }
 
 impl State {
-    /// Returns the state that follows from the store: the unsettled requests, and those settled ones whose
-    /// reply an agent waited for and has not got. Start-up is recovery: there is no other way in.
+    /// Returns the state that follows from the store: the requests that are [open](Request::is_open). Start-up is recovery: there is no other way in.
     pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy) -> Self {
         let mut state = Self { next_seq, policy, ..Self::default() };
         let mut all: Vec<Request> = unsettled.into_iter().collect();
@@ -150,6 +149,7 @@ impl State {
                 Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
                     agent.current = Some(request.id.clone());
                 }
+                Stage::Settled(_) if request.held => agent.current = Some(request.id.clone()),
                 Stage::Settled(_) => {}
             }
             state.requests.insert(request.id.clone(), request);

@@ -592,6 +592,7 @@ impl Turn<'_> {
         }
         let turn = request.turn().map(str::to_owned);
         let mixed = matches!(request.stage, Stage::Working { mixed: true, .. });
+        request.held = request.stage != Stage::Queued;
         self.note(id, "askd", format!("settled: {} ({})", outcome.word(), outcome.sentence()), turn.clone());
         request.stage = Stage::Settled(Settlement { at: self.now, outcome, reply, ended_by, turn, mixed, late: None });
         let waited_for = self.state.waiting.get(id).is_some_and(|n| *n > 0);
@@ -664,6 +665,7 @@ impl Turn<'_> {
             cancel: None,
             delivered: None,
             notices: 0,
+            held: false,
             stage: Stage::Queued,
         });
     }
@@ -681,6 +683,10 @@ impl Turn<'_> {
 
     /// The agent can take the next delivery.
     fn free(&mut self, request: &Request) {
+        if let Some(mut held) = self.get(&request.id).filter(|request| request.held) {
+            held.held = false;
+            self.put(held);
+        }
         if self.is_current(request) {
             self.state.agent_mut(&request.agent).current = None;
             self.dispatch(&request.agent);

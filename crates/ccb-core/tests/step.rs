@@ -78,6 +78,7 @@ fn ask(id: RequestId, asker: Asker, waits: bool) -> Input {
         cancel: None,
         delivered: None,
         notices: 0,
+        held: false,
         stage: Stage::Queued,
     }))
 }

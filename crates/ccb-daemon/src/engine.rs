@@ -1,7 +1,8 @@
 //! The engine's thread: it owns the state and the store, and for each batch of inputs it commits, acts, tells.
 //!
 //! It never awaits and never waits for the world. When a commit fails, the batch has not happened: its
-//! callers are refused, and the state is read back from the store.
+//! callers are refused, and the state is read back from the store; once the disk takes commits again, the
+//! agents are asked anew.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,6 +23,9 @@ use crate::store::Store;
 
 /// The most inputs that one commit takes together.
 const BATCH: u64 = 256;
+
+/// How soon a disk that took no commit is tried again.
+const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Who waits for what becomes of one input, and looks on once it is committed.
 type Waiter = Box<dyn FnOnce(Result<(Verdict, View<'_>), Refusal>) + Send>;
@@ -66,7 +70,16 @@ impl Engine {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let state = restore(&store, policy)?;
-        let mut work = Work { state, store, clock, outlets, followers: BTreeMap::new(), done: done.clone() };
+        let mut work = Work {
+            state,
+            store,
+            clock,
+            outlets,
+            followers: BTreeMap::new(),
+            done: done.clone(),
+            stale: false,
+            well: true,
+        };
         for effect in step::wake(&work.state) {
             work.outlets.effects.send(effect).ok();
         }
@@ -159,6 +172,10 @@ struct Work {
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
     done: Arc<AtomicU64>,
+    /// Whether something was seen that could not be kept.
+    stale: bool,
+    /// Whether the last batch was kept.
+    well: bool,
 }
 
 /// What a batch has brought about, before its commit.
@@ -174,7 +191,20 @@ struct Batch {
 
 impl Work {
     fn run(&mut self, outbox: &mpsc::Receiver<Message>) {
-        while let Ok(first) = outbox.recv() {
+        loop {
+            let first = if self.stale {
+                outbox.recv_timeout(TRY_AGAIN)
+            } else {
+                outbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
+            };
+            let first = match first {
+                Ok(first) => first,
+                Err(mpsc::RecvTimeoutError::Timeout) => {
+                    self.catch_up();
+                    continue;
+                }
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            };
             let mut batch = Batch::default();
             let mut next = Some(first);
             let mut taken = 0;
@@ -198,7 +228,11 @@ impl Work {
                 taken += 1;
                 next = if taken < BATCH { outbox.try_recv().ok() } else { None };
             }
+            self.well = false;
             self.finish(batch);
+            if self.stale && self.well {
+                self.catch_up();
+            }
             self.done.fetch_add(taken, Ordering::SeqCst);
         }
     }
@@ -241,6 +275,7 @@ impl Work {
                 return;
             }
             crate::failpoint::hit_blocking("engine.committed");
+            self.well = true;
         }
         for effect in batch.effects {
             self.outlets.effects.send(effect).ok();
@@ -276,13 +311,31 @@ impl Work {
         }
     }
 
+    /// Commits have failed, and what was seen meanwhile is lost: once the disk takes something again, the agents are
+    /// asked anew where their deliveries stand, and the timers are set anew.
+    fn catch_up(&mut self) {
+        if self.store.set_meta("disk", &self.clock.now().0.to_string()).is_err() {
+            return;
+        }
+        self.stale = false;
+        log("the disk takes commits again");
+        let mut batch = Batch { effects: step::wake(&self.state), ..Batch::default() };
+        for agent in self.state.agents.keys().cloned().collect::<Vec<_>>() {
+            self.take(&mut batch, Input::Connected { agent }, None);
+        }
+        self.finish(batch);
+    }
+
     /// Nothing of the batch has happened: what it changed in memory is read back from the store.
     fn commit_failed(&mut self, error: &anyhow::Error, answers: Vec<(Waiter, Verdict)>) {
         log(&format!("a commit failed, nothing of it was done: {error:#}"));
         for (waiter, _) in answers {
             refuse(Some(waiter), error);
         }
-        let Ok(mut state) = restore(&self.store, self.state.policy.clone()) else { return };
+        // A memory that is ahead of the disk must not answer anybody: start-up is recovery.
+        let restored = restore(&self.store, self.state.policy.clone());
+        let mut state = restored.unwrap_or_else(|error| panic!("the store cannot be read back: {error:#}"));
+        self.stale = true;
         for (name, agent) in &self.state.agents {
             let kept = state.agents.entry(name.clone()).or_insert_with(|| ccb_core::state::Agent {
                 current: None,

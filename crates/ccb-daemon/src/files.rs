@@ -36,7 +36,7 @@ impl Files {
                 anyhow::bail!("`{}` is the home of another project, `{}`", home.root().display(), found["work_dir"]);
             }
             Some(_) => {}
-            None => write_atomic(&path, format!("{stamp}\n").as_bytes()).with_context(place)?,
+            None => write_durable(&path, format!("{stamp}\n").as_bytes()).with_context(place)?,
         }
         let opened =
             rustix::fs::open(home.root(), OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).with_context(place)?;
@@ -89,11 +89,21 @@ impl Files {
 }
 
 /// Writes `path` by way of a sibling, 0600.
-pub(crate) fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, |_| Ok(()))
+}
+
+/// The same, for what a loss of power must not leave empty.
+pub(crate) fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    replace(path, bytes, File::sync_all)
+}
+
+fn replace(path: &Path, bytes: &[u8], finish: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let mut sibling = path.as_os_str().to_owned();
     sibling.push(format!(".{}.new", std::process::id()));
     let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&sibling)?;
     file.write_all(bytes)?;
+    finish(&file)?;
     std::fs::rename(&sibling, path)
 }
 

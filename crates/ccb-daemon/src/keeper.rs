@@ -56,6 +56,9 @@ const START: Duration = Duration::from_secs(20);
 /// The worker's exit code for "stopped in order; nothing is to be started again".
 pub(crate) const STOPPED: u8 = 0;
 
+/// The worker's exit code for "my lock is not mine any more; another worker is to take over".
+pub(crate) const GIVES_WAY: u8 = 75;
+
 /// Runs the keeper until the worker has stopped in order.
 pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     // A session of our own: the terminal of whoever started us does not end us. Refused if we lead one already.
@@ -132,6 +135,14 @@ struct Pings {
     heard: u64,
 }
 
+/// How the keeper's watch over a worker ended.
+enum Watched {
+    /// The worker has ended; the keeper is to end too, or not.
+    Ended { stopping: bool },
+    /// The worker lives, and is left to another keeper.
+    Left,
+}
+
 /// Why the keeper stopped waiting.
 enum Woken {
     Ended,
@@ -156,7 +167,8 @@ impl Keeper {
                 },
             };
             self.say(&format!("ready {}", worker.identity.pid));
-            let stopping = self.watch(&mut worker)?;
+            // One that is left sees the end of our pings, and starts a keeper that adopts it.
+            let Watched::Ended { stopping } = self.watch(&mut worker)? else { return Ok(ExitCode::SUCCESS) };
             let (cause, in_order) = self.bury(&mut worker);
             let replaced = std::mem::take(&mut self.replacing);
             if stopping || (in_order && !replaced) {
@@ -256,8 +268,8 @@ impl Keeper {
         Ok(Worker { child: Some(child), identity, watch, wire: Some(wire), born: Instant::now() })
     }
 
-    /// Watches until the worker has ended. True if the keeper itself is to end.
-    fn watch(&mut self, worker: &mut Worker) -> anyhow::Result<bool> {
+    /// Watches until the worker has ended, or is somebody else's.
+    fn watch(&mut self, worker: &mut Worker) -> anyhow::Result<Watched> {
         let interval = watchdog_interval(self.settings.get("CCB_WATCHDOG_INTERVAL_S").map(String::as_str));
         let mut missed = 0;
         let mut unreachable = false;
@@ -266,7 +278,7 @@ impl Keeper {
         let mut stopping = false;
         loop {
             match self.wait(Some(worker), Some(kill_at.unwrap_or(due)))? {
-                Woken::Ended => return Ok(stopping),
+                Woken::Ended => return Ok(Watched::Ended { stopping }),
                 Woken::Signal => {
                     stopping = true;
                     worker.identity.signal(Signal::TERM)?;
@@ -285,12 +297,14 @@ impl Keeper {
                             "the worker (pid {}) did not answer {MISSES} pings: it is ended",
                             worker.identity.pid
                         ));
+                        // It may wake up and stop in order.
+                        self.replacing = true;
                         worker.identity.signal(Signal::TERM)?;
                         kill_at = Some(Instant::now() + MERCY);
                     } else if !self.lock.is_ours() {
                         // Our lock was deleted: another keeper may hold the new one, and it will adopt the worker.
                         log("the keeper's lock was deleted; leaving the worker to the next keeper");
-                        return Ok(true);
+                        return Ok(Watched::Left);
                     } else if unreachable && !self.has_socket() {
                         log("askd's socket was deleted: another worker makes a new one");
                         self.replacing = true;
@@ -327,15 +341,7 @@ impl Keeper {
         if let Some(worker) = worker {
             fds.push(PollFd::from_borrowed_fd(worker.watch.as_fd(), PollFlags::IN));
         }
-        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let timeout = timeout.map(|t| rustix::event::Timespec {
-            tv_sec: i64::try_from(t.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: t.subsec_nanos().into(),
-        });
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
+        poll_until(&mut fds, until)?;
         let ready: Vec<bool> = fds.iter().map(|fd| !fd.revents().is_empty()).collect();
         Ok(match ready[..] {
             [_, true, ..] => Woken::Ended,
@@ -433,19 +439,29 @@ impl Pings {
     }
 }
 
+/// Sleeps until one of the descriptors is ready or that moment has come; a signal alone ends no sleep.
+fn poll_until(fds: &mut [PollFd<'_>], until: Option<Instant>) -> rustix::io::Result<usize> {
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.map(|left| rustix::event::Timespec {
+            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: left.subsec_nanos().into(),
+        });
+        match poll(fds, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            result => return result,
+        }
+    }
+}
+
 /// Reads the worker's first line, for as long as a start may take.
 fn first_line(child: &mut Child) -> String {
     let Some(mut stdout) = child.stdout.take() else { return String::new() };
     let until = Instant::now() + START;
     let mut said = Vec::new();
     loop {
-        let left = until.saturating_duration_since(Instant::now());
-        let timeout = rustix::event::Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(0),
-            tv_nsec: left.subsec_nanos().into(),
-        };
         let mut fds = [PollFd::new(&stdout, PollFlags::IN)];
-        let ready = poll(&mut fds, Some(&timeout)).unwrap_or(0);
+        let ready = poll_until(&mut fds, Some(until)).unwrap_or(0);
         let mut byte = [0];
         if ready == 0 || stdout.read(&mut byte).unwrap_or(0) == 0 || byte[0] == b'\n' {
             return String::from_utf8_lossy(&said).trim().to_owned();
@@ -456,6 +472,7 @@ fn first_line(child: &mut Child) -> String {
 
 fn exit_words(status: std::process::ExitStatus) -> String {
     match (status.signal(), status.code()) {
+        (None, Some(code)) if code == i32::from(GIVES_WAY) => "gave way: its lock file was deleted".into(),
         (Some(signal), _) => format!("killed by signal {signal} ({})", signal_name(signal)),
         (None, Some(code)) => format!("exit code {code}"),
         (None, None) => "ended in an unknown way".into(),

@@ -4,6 +4,8 @@
 //! but the one that a human wanted.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +18,9 @@ use ccb_core::provider::{Provider, Rung};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::{Attach, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, ServerSpec};
+use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::agents::{Agents, Runner, Slot};
@@ -35,6 +39,12 @@ const SIZE: (u16, u16) = (200, 50);
 /// How soon (s) after its start an agent's pane must die, how often, before it is left dead.
 const SHORT_LIFE: Duration = Duration::from_secs(10);
 const BREAKER: usize = 5;
+
+/// The size (bytes) of the largest configuration.
+const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// How long a tmux server may take to accept a connection before it counts as busy.
+const REACH: Duration = Duration::from_secs(1);
 
 /// The store's key for what is mounted.
 const KEY: &str = "mount";
@@ -62,6 +72,8 @@ pub(crate) struct Mounts {
     opening: tokio::sync::Mutex<()>,
     /// When each agent's pane was last started, for the breaker.
     starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
+    /// Told when an agent's runner has died.
+    pub(crate) runner_gone: Notify,
 }
 
 impl Mounts {
@@ -75,6 +87,7 @@ impl Mounts {
             kept: tokio::sync::Mutex::new(kept),
             opening: tokio::sync::Mutex::default(),
             starts: std::sync::Mutex::default(),
+            runner_gone: Notify::new(),
         }
     }
 
@@ -84,7 +97,12 @@ impl Mounts {
         if let Some(kept) = stored.and_then(|text| serde_json::from_str::<Kept>(&text).ok()) {
             *self.kept.lock().await = kept;
         }
-        if let Err(refusal) = self.configure().await {
+        // Without a configuration that can be used, the agents that were mounted go on as they are.
+        let config = self.read_config().unwrap_or_else(|refusal| {
+            log(&format!("the configuration cannot be used now: {}", refusal.message));
+            Config::default()
+        });
+        if let Err(refusal) = self.configure(&config).await {
             log(&format!("the configuration cannot be used now: {}", refusal.message));
         }
         let running = self.kept.lock().await.running.clone();
@@ -118,7 +136,7 @@ impl Mounts {
     /// Reads the project's configuration. What needs trust and has none is refused.
     fn read_config(&self) -> Result<Config, Refusal> {
         let path = self.files.home().work_dir().join(".ccb/ccb.config");
-        let text = match std::fs::read_to_string(&path) {
+        let text = match read_small(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Config::default()),
             Err(error) => return Err(Refusal::new(Code::Config, format!("cannot read `{}`: {error}", path.display()))),
@@ -138,9 +156,8 @@ impl Mounts {
     }
 
     /// Takes the configured and the mounted agents into the table and into the engine.
-    async fn configure(&self) -> Result<(), Refusal> {
-        let config = self.read_config()?;
-        let mut all = config.agents;
+    async fn configure(&self, config: &Config) -> Result<(), Refusal> {
+        let mut all = config.agents.clone();
         for agent in &self.kept.lock().await.agents {
             if !all.iter().any(|known| known.name == agent.name) {
                 all.push(agent.clone());
@@ -185,7 +202,7 @@ impl Mounts {
         for agent in &wanted {
             self.check(agent, &call.env).await?;
         }
-        crate::files::write_atomic(&self.files.path(ENVIRONMENT), to_json(&call.env).as_bytes())
+        crate::files::write_durable(&self.files.path(ENVIRONMENT), to_json(&call.env).as_bytes())
             .map_err(|error| Refusal::new(Code::Store, format!("cannot keep the agents' environment: {error}")))?;
         {
             let mut kept = self.kept.lock().await;
@@ -198,18 +215,19 @@ impl Mounts {
             }
             kept.auto = call.auto;
         }
-        self.configure().await?;
+        self.configure(&config).await?;
         let mut mounted = Mounted { attach: None, started: Vec::new(), running: Vec::new(), notes: Vec::new() };
         for agent in wanted {
-            if self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some()) {
+            let reported = self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some());
+            if reported || self.is_running(&agent.name).await {
                 mounted.running.push(agent.name);
                 continue;
             }
             if !call.resume {
                 self.agents.set_session(&agent.name, "").await;
             }
-            self.open_pane(&agent.name).await?;
-            mounted.started.push(agent.name);
+            let list = if self.open_pane(&agent.name).await? { &mut mounted.started } else { &mut mounted.running };
+            list.push(agent.name);
         }
         mounted.attach = self.attach().await;
         Ok(mounted)
@@ -334,9 +352,18 @@ impl Mounts {
             .map_err(|error| Refusal::new(Code::Launch, format!("there is no place for tmux's socket: {error}")))
     }
 
-    /// Makes a pane that runs the agent.
-    async fn open_pane(self: &Arc<Self>, agent: &AgentName) -> Result<(), Refusal> {
+    /// Whether the process that was last started in the agent's pane is alive, whether it has reported or not.
+    async fn is_running(&self, agent: &AgentName) -> bool {
+        self.kept.lock().await.running.get(agent).is_some_and(Identity::is_alive)
+    }
+
+    /// Makes a pane that runs the agent; false if it has one.
+    async fn open_pane(self: &Arc<Self>, agent: &AgentName) -> Result<bool, Refusal> {
         let _one_at_a_time = self.opening.lock().await;
+        // Its death may be seen by two watchers, and a mount be repeated before its runner has reported.
+        if self.is_running(agent).await {
+            return Ok(false);
+        }
         self.presence(agent, Presence::Starting { why: "its pane is being opened".into() });
         self.starts
             .lock()
@@ -371,7 +398,7 @@ impl Mounts {
         let runner = pane.pins.process;
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
-        Ok(())
+        Ok(true)
     }
 
     /// Keeps whether an agent is to run, and as which process.
@@ -473,7 +500,8 @@ impl Mounts {
     fn environment(&self, agent: &AgentName) -> Result<BTreeMap<String, String>, Refusal> {
         let text = std::fs::read_to_string(self.files.path(ENVIRONMENT))
             .map_err(|error| Refusal::new(Code::Launch, format!("the agents' environment is not there: {error}")))?;
-        let mut env: BTreeMap<String, String> = serde_json::from_str(&text).unwrap_or_default();
+        let mut env: BTreeMap<String, String> = serde_json::from_str(&text)
+            .map_err(|error| Refusal::new(Code::Launch, format!("the agents' environment cannot be read: {error}")))?;
         if let Some(slot) = self.agents.lock().get(agent) {
             env.extend(slot.config.env.clone());
         }
@@ -517,7 +545,12 @@ impl Mounts {
     async fn terminal_died(&self) -> bool {
         let Ok(server) = self.server().await else { return false };
         let own = matches!(self.kept.lock().await.host, Host::Own);
-        own && server.socket().exists() && std::os::unix::net::UnixStream::connect(server.socket()).is_err()
+        if !own || !server.socket().exists() {
+            return false;
+        }
+        let reached = tokio::time::timeout(REACH, tokio::net::UnixStream::connect(server.socket())).await;
+        // One that is only too busy has not died.
+        reached.is_ok_and(|reached| reached.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock))
     }
 
     /// A runner's connection is over: if it died, all that it ran is over too, and the agent comes back.
@@ -548,6 +581,7 @@ impl Mounts {
             slot.runner = None;
             slot.tui = None;
         }
+        self.runner_gone.notify_one();
         let wanted = self.kept.lock().await.running.contains_key(agent);
         let why =
             if wanted { "its pane died; it is started again" } else { "its pane was closed; start it with `ccb`" };
@@ -576,7 +610,7 @@ impl Mounts {
                 return;
             }
             match self.open_pane(agent).await {
-                Ok(()) => return,
+                Ok(_) => return,
                 Err(refusal) => {
                     self.presence(agent, Presence::Starting { why: refusal.message.clone() });
                     self.agents.error(agent, refusal.message);
@@ -630,6 +664,19 @@ fn rung_of(config: &AgentConfig) -> (Rung, String) {
         (None, None, Some(rung)) => (*rung, "the best one for this CLI".into()),
         (None, None, None) => (Rung::Watched, "no better one is known in this version".into()),
     }
+}
+
+/// Reads a file of a project, which may be anything: only a regular one, and not a large one.
+fn read_small(path: &Path) -> io::Result<String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let data = file.metadata()?;
+    if !data.is_file() || data.len() > CONFIG_LIMIT {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file of at most 1 MiB"));
+    }
+    let mut text = String::new();
+    file.take(CONFIG_LIMIT).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Finds a program as a shell would, but runs none.

@@ -19,11 +19,13 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, AsyncWriteExt as _, BufReade
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore};
+use tokio::task::AbortHandle;
 
 use crate::agents::Agents;
 use crate::clock::Clock;
 use crate::engine::{Engine, log};
 use crate::files::Files;
+use crate::keeper::{GIVES_WAY, STOPPED};
 use crate::mount::Mounts;
 use crate::{process, views};
 
@@ -57,8 +59,8 @@ pub(crate) struct Door {
     pub(crate) keeper_lost: Notify,
     /// Told when the daemon is to end.
     pub(crate) stop: Notify,
-    /// Why, once it is.
-    pub(crate) stopping: std::sync::Mutex<Option<String>>,
+    /// Why, once it is, and the exit code.
+    pub(crate) stopping: std::sync::Mutex<Option<(String, u8)>>,
     /// Told whenever the number of connections changes.
     pub(crate) connections_changed: Notify,
     /// How many connections are open.
@@ -107,7 +109,7 @@ struct Connection {
     number: u64,
     role: String,
     runs: Option<AgentName>,
-    waits: Vec<RequestId>,
+    waits: Vec<(RequestId, AbortHandle)>,
 }
 
 /// Reads one line of at most `limit` bytes; none at the end of the stream, or when the line is too long.
@@ -132,7 +134,7 @@ impl Connection {
     async fn talk(door: &Arc<Door>, stream: UnixStream, pid: u32, permit: tokio::sync::OwnedSemaphorePermit) {
         let (reading, mut writing) = stream.into_split();
         let (out, mut lines) = unbounded_channel::<String>();
-        let writer = tokio::spawn(async move {
+        let mut writer = tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
                 if writing.write_all(line.as_bytes()).await.is_err() {
                     return;
@@ -157,7 +159,9 @@ impl Connection {
         connection.end();
         drop(connection);
         // What is still to be written is written while the other side reads.
-        tokio::time::timeout(HANDSHAKE, writer).await.ok();
+        if tokio::time::timeout(HANDSHAKE, &mut writer).await.is_err() {
+            writer.abort();
+        }
     }
 
     fn answer(&self, id: &Value, result: Result<Value, Refusal>) {
@@ -304,7 +308,18 @@ impl Connection {
     }
 
     async fn ask(&self, ask: wire::Ask) -> Result<wire::Accepted, Refusal> {
-        let agent = self.agent(&ask.agent)?;
+        let agent = match (self.agent(&ask.agent), AgentName::new(&ask.agent)) {
+            (Ok(agent), _) => agent,
+            // What was accepted once is answered, whatever has become of its agent.
+            (Err(_), Ok(agent)) if self.view(ask.id.clone()).await.is_ok() => agent,
+            (Err(refusal), _) => return Err(refusal),
+        };
+        if !ask.id.is_of_our_form() {
+            let message = format!("`{}` has not the form of a request's id", ask.id);
+            return Err(
+                Refusal::new(Code::BadParameters, message).hint("YYYYMMDD-HHMMSS-mmm-<pid>-<n>, at most 52 characters")
+            );
+        }
         if ask.message.trim().is_empty() {
             return Err(
                 Refusal::new(Code::BadParameters, "the message is empty").hint("say what you want: ask <agent> \"…\"")
@@ -328,6 +343,7 @@ impl Connection {
             cancel: None,
             delivered: None,
             notices: 0,
+            held: false,
             stage: Stage::Queued,
         };
         let id = ask.id.clone();
@@ -383,9 +399,23 @@ impl Connection {
                     Err(error) => return Err(Refusal::new(Code::Store, format!("{error:#}"))),
                 },
             };
-            let questions = requests.iter().map(|request| request.message.clone()).collect();
-            let requests = requests.iter().map(|request| views::request(view.state, request)).collect();
-            Ok(wire::Replies { requests, questions })
+            let mut replies = wire::Replies { requests: Vec::new(), questions: Vec::new() };
+            let mut size = 0;
+            for request in &requests {
+                let shown = views::request(view.state, request);
+                let length = shown
+                    .settlement
+                    .as_ref()
+                    .map_or(0, |end| end.reply.len() + end.late.as_ref().map_or(0, |late| late.reply.len()));
+                size += request.message.len() + length;
+                // Only the newest, so that with all that is escaped the answer stays one line.
+                if size > wire::LINE_LIMIT / 4 && !replies.requests.is_empty() {
+                    break;
+                }
+                replies.requests.push(shown);
+                replies.questions.push(request.message.clone());
+            }
+            Ok(replies)
         });
         found.await?
     }
@@ -432,10 +462,9 @@ impl Connection {
         }
         let (tx, mut changes) = unbounded_channel();
         self.door.engine.tell(Input::Waits { id: id.clone() });
-        self.waits.push(id.clone());
-        self.door.engine.follow(id, tx);
+        self.door.engine.follow(id.clone(), tx);
         let (door, out) = (self.door.clone(), self.out.clone());
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             while let Some(request) = changes.recv().await {
                 let settled = request.is_settled();
                 let look = door
@@ -455,11 +484,13 @@ impl Connection {
                 }
             }
         });
+        self.waits.push((id, task.abort_handle()));
     }
 
     /// The connection is over: what hung on it is told.
     fn end(&mut self) {
-        for id in self.waits.drain(..) {
+        for (id, task) in self.waits.drain(..) {
+            task.abort();
             self.door.engine.tell(Input::WaiterGone { id });
         }
         if self.role == "keeper"
@@ -476,7 +507,17 @@ impl Connection {
 impl Door {
     /// Has the daemon end in order.
     pub(crate) fn request_stop(&self, why: &str) {
-        self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert_with(|| why.to_owned());
+        self.stop_with(why, STOPPED);
+    }
+
+    /// Has this worker end for another one.
+    pub(crate) fn give_way(&self, why: &str) {
+        self.stop_with(why, GIVES_WAY);
+    }
+
+    fn stop_with(&self, why: &str, code: u8) {
+        let mut stopping = self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        stopping.get_or_insert_with(|| (why.to_owned(), code));
         self.stop.notify_one();
     }
 }

@@ -78,7 +78,7 @@ impl Store {
                  ON CONFLICT (id) DO UPDATE SET open = ?5, body = ?7",
             )?;
             for request in saves {
-                let open = !request.is_settled() || awaits_notice(request);
+                let open = request.is_open();
                 let notice = request.kind != ccb_core::request::Kind::Ask;
                 let body = serde_json::to_string(request)?;
                 let seq = i64::try_from(request.seq)?;
@@ -161,14 +161,6 @@ impl Store {
     }
 }
 
-/// Whether a settled request must still be brought to an agent that asked.
-fn awaits_notice(request: &Request) -> bool {
-    matches!(request.asker, ccb_core::request::Asker::Agent { .. })
-        && request.kind == ccb_core::request::Kind::Ask
-        && request.delivered.is_none()
-        && request.notices == 0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -190,6 +182,7 @@ mod tests {
             cancel: None,
             delivered: None,
             notices: 0,
+            held: false,
             stage: Stage::Queued,
         }
     }

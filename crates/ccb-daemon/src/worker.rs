@@ -37,8 +37,7 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     let files = Arc::new(Files::open(home)?);
     write_panics(&files);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(files))?;
-    Ok(ExitCode::from(crate::keeper::STOPPED))
+    Ok(ExitCode::from(runtime.block_on(serve(files))?))
 }
 
 /// Has a panic of any thread end the process, with its message kept for the keeper (promise P8).
@@ -51,8 +50,9 @@ fn write_panics(files: &Arc<Files>) {
     }));
 }
 
-async fn serve(files: Arc<Files>) -> anyhow::Result<()> {
-    let lock = take_lock(&files).await?;
+/// Serves until the end, and returns the exit code for the keeper.
+async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
+    let lock = Arc::new(take_lock(&files).await?);
     let mut store = Store::open(&files.path(file::STORE))?;
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
@@ -90,25 +90,30 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<()> {
     let unsettled = Arc::new(Unsettled::default());
     unsettled.seed(&engine).await;
     tokio::spawn(timers::run(orders, engine.clone(), clock));
-    tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock, door.clone()));
+    tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock.clone(), door.clone()));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
     let record = Record { files: files.clone(), generation, started: clock.now() };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
-    tokio::spawn(replace_keeper(door.clone()));
+    tokio::spawn(replace_keeper(door.clone(), lock));
     tokio::spawn(idle_exit(door.clone(), unsettled));
     tokio::spawn(crate::server::serve(door.clone(), listener));
     ready();
 
     until_stopped(&door).await?;
-    let why = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone().unwrap_or_default();
+    let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+    let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
     engine.stop().await;
+    if code == crate::keeper::GIVES_WAY {
+        // What is in the home now may be the next worker's.
+        return Ok(code);
+    }
     crate::files::remove_if_there(&files.path(file::SOCKET))?;
     crate::files::remove_if_there(&files.path(file::STATE))?;
     crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
     record.write("stopped", Some(&why))?;
-    Ok(())
+    Ok(code)
 }
 
 /// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.
@@ -181,7 +186,7 @@ async fn perform(
     mut effects: UnboundedReceiver<Effect>,
     agents: Agents,
     arm: UnboundedSender<Arm>,
-    lock: Lock,
+    lock: Arc<Lock>,
     door: Arc<Door>,
 ) {
     while let Some(effect) = effects.recv().await {
@@ -205,7 +210,7 @@ async fn perform(
                     let proof = format!("not handed over: {why}");
                     door.engine.tell(Input::Presence { agent, presence: Presence::Starting { why } });
                     door.engine.tell(Input::NotTaken { id, attempt, proof });
-                    door.request_stop("its lock file was deleted; the next worker takes over");
+                    door.give_way("its lock file was deleted; the next worker takes over");
                     continue;
                 }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
@@ -310,11 +315,14 @@ async fn heartbeat(record: Record, unsettled: Arc<Unsettled>) {
 }
 
 /// Starts a keeper when ours has died: it adopts this worker.
-async fn replace_keeper(door: Arc<Door>) {
+async fn replace_keeper(door: Arc<Door>, lock: Arc<Lock>) {
     loop {
         door.keeper_lost.notified().await;
         if door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some() {
             return;
+        }
+        if !lock.is_ours() {
+            return door.give_way("its files were deleted");
         }
         log("the keeper is gone; another one is started");
         let Ok(program) = crate::process::own_program() else { continue };
@@ -348,6 +356,7 @@ async fn idle_exit(door: Arc<Door>, unsettled: Arc<Unsettled>) {
         let changed = async {
             tokio::select! {
                 () = door.connections_changed.notified() => {}
+                () = door.mounts.runner_gone.notified() => {}
                 () = unsettled.changed.notified() => {}
             }
         };

@@ -12,6 +12,7 @@ use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use ccb_core::wire::{Launch, LaunchSpec, Order, Reply, Report, RunnerEvent, ServerSpec};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -21,6 +22,7 @@ use crate::error::CliError;
 use crate::pane::kept::{Kept, drain, end_all, how};
 use crate::pane::link::{self, Event, Link};
 use crate::pane::terminal::{Terminal, Typed, say, typed};
+use crate::wake::Pace;
 use crate::{Context, display, exit, program, project, wake};
 
 #[derive(Debug, clap::Args)]
@@ -50,6 +52,9 @@ struct Pane {
     terminal: Terminal,
     /// The number of the open `launch` call.
     launching: Option<u64>,
+    /// When to ask askd again what to start, after it has refused to say so while something runs.
+    relaunch: Option<Instant>,
+    pace: Pace,
     spec: Option<LaunchSpec>,
     /// The interface that was ordered last.
     tui_argv: Option<Vec<String>>,
@@ -105,6 +110,8 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
         signals,
         terminal: Terminal::remember(),
         launching: None,
+        relaunch: None,
+        pace: Pace::new(Duration::from_secs(1), Duration::from_secs(30)),
         spec: None,
         tui_argv: None,
         server: Kept::new(true),
@@ -130,7 +137,7 @@ impl Pane {
     /// Waits for whatever comes, until the pane is to close.
     fn run(&mut self) -> io::Result<()> {
         loop {
-            let timers = [self.server.due(), self.tui.due()];
+            let timers = [self.server.due(), self.tui.due(), self.relaunch];
             let until = timers.into_iter().flatten().min();
             let stdin = io::stdin();
             let mut fds = vec![self.signals.child.as_fd(), self.signals.end.as_fd(), self.link.fd()];
@@ -159,6 +166,9 @@ impl Pane {
             }
             if self.tui.is_due() {
                 self.start_tui();
+            }
+            if self.relaunch.is_some_and(|at| at <= Instant::now()) {
+                self.launch();
             }
         }
     }
@@ -207,12 +217,14 @@ impl Pane {
     }
 
     fn launch(&mut self) {
+        self.relaunch = None;
         let launch = Launch { agent: self.agent.clone(), pane: self.id.clone() };
         self.launching = self.link.call(&launch);
     }
 
     /// askd has said what to run. What runs already stays as it is, and askd is told of it.
     fn launched(&mut self, spec: LaunchSpec) {
+        self.pace.reset();
         if self.asking == Asking::Launch {
             self.asking = Asking::Nothing;
         }
@@ -237,6 +249,8 @@ impl Pane {
 
     fn refused(&mut self, error: &CliError) {
         if self.server.is_kept() || self.tui.is_kept() {
+            // What runs stays, and askd may have an answer later.
+            self.relaunch = Some(Instant::now() + self.pace.pause());
             return;
         }
         self.ask_for_enter(Asking::Launch, &format!("{}press Enter to try again", error.text()));

@@ -59,6 +59,9 @@ impl Check {
                 Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
                     self.at.insert(request.agent.clone(), request.id.clone());
                 }
+                Stage::Settled(_) if request.held => {
+                    self.at.insert(request.agent.clone(), request.id.clone());
+                }
                 Stage::Queued | Stage::Settled(_) => {}
             }
         }

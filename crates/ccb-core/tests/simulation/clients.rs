@@ -90,6 +90,7 @@ impl World {
             cancel: None,
             delivered: None,
             notices: 0,
+            held: false,
             stage: Stage::Queued,
         }
     }

@@ -4,7 +4,7 @@
 //! it is a notice), step, commit, perform, tell, and forget what has been settled.
 
 use ccb_core::id::{AgentName, RequestId};
-use ccb_core::request::{Asker, Kind, Request};
+use ccb_core::request::{Kind, Request};
 use ccb_core::state::State;
 use ccb_core::step::{Effect, Input, Step, step, wake};
 use ccb_core::time::Time;
@@ -178,11 +178,7 @@ impl World {
 
     /// askd starts: recovery is the only way in.
     pub(crate) fn start(&mut self) -> Result<(), Violation> {
-        let owed = |request: &&Request| {
-            let agent = matches!(request.asker, Asker::Agent { .. });
-            !request.is_settled() || (agent && request.delivered.is_none() && request.notices == 0)
-        };
-        let stored: Vec<Request> = self.disk.requests.values().filter(owed).cloned().collect();
+        let stored: Vec<Request> = self.disk.requests.values().filter(|request| request.is_open()).cloned().collect();
         let next = self.disk.requests.values().map(|request| request.seq + 1).max().unwrap_or(1);
         let mut state = State::restore(stored, next, self.policy.clone());
         for id in state.lacks().into_iter().filter(|_| self.thorough) {

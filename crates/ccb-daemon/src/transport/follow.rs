@@ -37,6 +37,19 @@ impl Transcript {
         self.lines.reset();
     }
 
+    /// Passes over what is there: it is older than whatever is waited for.
+    pub(crate) fn skip(&mut self) {
+        match (records::layout(self.provider), std::fs::metadata(&self.path)) {
+            (Layout::Lines, Ok(data)) => {
+                self.rewind();
+                self.inode = data.ino();
+                self.read = data.len();
+            }
+            (Layout::Document, Ok(_)) => drop(self.news()),
+            (Layout::Lines | Layout::Document, Err(_)) => self.rewind(),
+        }
+    }
+
     /// Reads what is new. A file that is not there, or cannot be read now, has nothing new.
     pub(crate) fn news(&mut self) -> Vec<Observation> {
         match records::layout(self.provider) {
@@ -151,6 +164,10 @@ mod tests {
         file.write_all(two.as_bytes()).unwrap();
         assert_eq!(texts(transcript.news()), ["one", "two"]);
         assert!(transcript.news().is_empty());
+        file.write_all(line("skipped").as_bytes()).unwrap();
+        transcript.skip();
+        file.write_all(line("after").as_bytes()).unwrap();
+        assert_eq!(texts(transcript.news()), ["after"]);
         std::fs::write(&path, line("3")).unwrap();
         assert_eq!(texts(transcript.news()), ["3"]);
         std::fs::write(dir.path().join("new"), line("rotated") + &line("b") + &line("c")).unwrap();

@@ -62,7 +62,16 @@ impl Place {
 pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
     line.presence(Presence::Starting { why: "its program starts".into() });
     let transcript = Transcript::new(place.transcript.clone(), place.provider);
-    let mut driver = Watched { place, agents, transcript, watch: None, at: None, target: None, check: None };
+    let mut driver = Watched {
+        place,
+        agents,
+        transcript,
+        watch: None,
+        at: None,
+        target: None,
+        check: None,
+        setback: Duration::ZERO,
+    };
     loop {
         let quiet = driver.at.as_ref().and_then(|at| at.silence);
         let check = driver.check.as_ref().map(|check| check.next);
@@ -104,6 +113,8 @@ struct Watched {
     target: Option<Target>,
     /// The next look at a screen that is waited for.
     check: Option<Check>,
+    /// How long the next look waits, after hand-overs that failed in a row.
+    setback: Duration,
 }
 
 struct Check {
@@ -244,9 +255,11 @@ impl Watched {
         self.check_soon();
     }
 
+    /// Has the screen looked at, at once after a success and ever later after failures in a row.
     fn check_soon(&mut self) {
         let now = Instant::now();
-        self.check.get_or_insert(Check { next: now, pause: RECHECK.0, since: now });
+        let next = now + self.setback;
+        self.check.get_or_insert(Check { next, pause: RECHECK.0.max(self.setback), since: now });
     }
 
     /// Looks at the screen (or, for a blind one, at its terminal) and tells when the agent can take something.
@@ -322,9 +335,13 @@ impl Watched {
         let body = paste::Offer { home: self.place.files.home(), id: &offer.id, attempt: offer.attempt, text: &text };
         let (id, attempt) = (offer.id.clone(), offer.attempt);
         match paste::deliver(&target, &body, &|_| Ok(())).await {
-            Delivery::Submitted { how } => line.engine.tell(Input::HandedOver { id, attempt, how }),
+            Delivery::Submitted { how } => {
+                self.setback = Duration::ZERO;
+                line.engine.tell(Input::HandedOver { id, attempt, how });
+            }
             Delivery::NotHandedOver { why, wait } => {
                 self.leave();
+                self.setback = (self.setback * 2).clamp(RECHECK.0, RECHECK.1);
                 // First the reason, so that the engine does not offer again at once.
                 line.presence(if wait {
                     Presence::Waiting { why: why.clone() }
@@ -339,6 +356,7 @@ impl Watched {
                     why: format!("our text is in its composer and was not submitted: {why}"),
                 });
                 line.engine.tell(Input::Doubt { id, attempt, why, last: false });
+                self.check_soon();
             }
             Delivery::Unknown { why } => line.engine.tell(Input::Doubt { id, attempt, why, last: false }),
         }
@@ -348,7 +366,7 @@ impl Watched {
     /// Follows the transcript for this delivery: all that is in it already is older.
     fn follow_from_here(&mut self, at: At) {
         self.watch = Some(Watch::on(&self.place.transcript));
-        self.transcript.news();
+        self.transcript.skip();
         self.at = Some(at);
     }
 
