@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccb_core::config::AgentConfig;
-use ccb_core::id::AgentName;
+use ccb_core::id::{AgentName, RequestId};
 use ccb_core::provider::Rung;
 use ccb_core::wire::{self, Order};
 use tokio::sync::mpsc::UnboundedSender;
@@ -108,6 +108,22 @@ impl Agents {
         if let Ok(Err(error)) = kept {
             crate::engine::log(&format!("{agent}: its session could not be kept: {error:#}"));
         }
+    }
+
+    /// Keeps that the agent went to another session while this offer was at hand.
+    pub(crate) async fn set_moved(&self, agent: &AgentName, id: &RequestId, attempt: u32) {
+        let (key, offer) = (format!("moved.{agent}"), format!("{id} {attempt}"));
+        let kept = self.engine.look(move |view| view.store.set_meta(&key, &offer)).await;
+        if let Ok(Err(error)) = kept {
+            crate::engine::log(&format!("{agent}: its change of session could not be kept: {error:#}"));
+        }
+    }
+
+    /// Returns whether the agent went to another session while this offer was at hand.
+    pub(crate) async fn moved(&self, agent: &AgentName, id: &RequestId, attempt: u32) -> bool {
+        let (key, offer) = (format!("moved.{agent}"), format!("{id} {attempt}"));
+        let kept = self.engine.look(move |view| view.store.meta(&key).ok().flatten()).await;
+        kept.is_ok_and(|kept| kept.is_some_and(|kept| kept == offer))
     }
 }
 

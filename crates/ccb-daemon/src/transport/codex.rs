@@ -1,7 +1,7 @@
 //! Codex, joined: the visible TUI and we are clients of the agent's own app-server (Codex CLI 0.169.0).
 //!
-//! A turn belongs to a request because its user message carries our id, never because of its order. All
-//! that is seen is told each time it is seen; the engine knows what is new.
+//! A turn belongs to a request because its user message carries our id, never because of its order. What is
+//! seen again after a reconnect is told again; the engine knows what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -19,6 +19,7 @@ use ccb_core::wire::{Order, RunnerEvent};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
@@ -27,6 +28,9 @@ use crate::agents::Agents;
 
 /// How long the app-server may take to answer a call.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long a failed connection, or a refused turn, is left alone, at first and at the most.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How long a server that was started may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -64,9 +68,11 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
         shown: None,
         ordered: None,
         logged_out: false,
+        refusal: None,
     };
     line.presence(Presence::Starting { why: "its app-server starts".into() });
     let mut up = false;
+    let mut pause = PAUSE.0;
     loop {
         if !up {
             let Some(task) = line.tasks.recv().await else { return };
@@ -76,14 +82,20 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
             }
             continue;
         }
+        let began = Instant::now();
         let ended = driver.session(&mut line).await;
+        if began.elapsed() > PAUSE.1 {
+            pause = PAUSE.0;
+        }
         let ended = match ended {
             Ok(end) => Some(end),
             Err(error) => {
                 // The connection broke, or the server is not ready: the server itself may live.
                 driver.agents.error(&line.agent, format!("{error:#}"));
                 line.presence(Presence::Starting { why: format!("connecting to its app-server: {error:#}") });
-                driver.pause(&mut line, Duration::from_millis(200)).await
+                let waited = pause;
+                pause = (pause * 2).min(PAUSE.1);
+                driver.pause(&mut line, waited).await
             }
         };
         match ended {
@@ -128,6 +140,15 @@ struct Codex {
     ordered: Option<String>,
     /// Whether the server wants a login before it can do anything.
     logged_out: bool,
+    /// A turn that the server has refused to start.
+    refusal: Option<Refused>,
+}
+
+/// The server's refusal to start a turn: for a while nothing is offered.
+struct Refused {
+    why: String,
+    until: Instant,
+    pause: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -231,14 +252,18 @@ impl Wire {
 
 /// Connects, again and again until the server that was just started listens.
 async fn connect(reach: &std::path::Path) -> anyhow::Result<UnixStream> {
-    let start = tokio::time::Instant::now();
+    let start = Instant::now();
+    let mut pause = Duration::from_millis(10);
     loop {
         match UnixStream::connect(reach).await {
             Ok(stream) => return Ok(stream),
             Err(error) if start.elapsed() > LISTEN_DEADLINE => {
                 return Err(error).with_context(|| format!("`{}` does not answer", reach.display()));
             }
-            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(_) => {
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(Duration::from_millis(250));
+            }
         }
     }
 }
@@ -267,8 +292,23 @@ impl Codex {
                     let message = message?;
                     self.message(line, &mut wire, message).await?;
                 }
+                () = self.refusal_over() => self.tell_present(line),
             }
         }
+    }
+
+    /// Waits for the moment from which a refused turn may be tried again.
+    async fn refusal_over(&self) {
+        match &self.refusal {
+            Some(refused) if refused.until > Instant::now() => tokio::time::sleep_until(refused.until).await,
+            Some(_) | None => std::future::pending().await,
+        }
+    }
+
+    /// Tells what the agent is doing as far as we have heard.
+    fn tell_present(&mut self, line: &mut Line) {
+        let status = if self.active.is_some() { Status::Active } else { Status::Idle };
+        self.tell_status(line, &status);
     }
 
     /// Connects, unless the server or the runner ends meanwhile.
@@ -290,7 +330,7 @@ impl Codex {
 
     /// Waits a moment, unless the server or the runner ends meanwhile.
     async fn pause(&mut self, line: &mut Line, time: Duration) -> Option<End> {
-        let until = tokio::time::Instant::now() + time;
+        let until = Instant::now() + time;
         while let Ok(task) = tokio::time::timeout_at(until, line.tasks.recv()).await {
             let Some(task) = task else { return Some(End::Closed) };
             if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
@@ -308,6 +348,8 @@ impl Codex {
             Task::Runner(event) => self.runner(&event),
             Task::RunnerGone { why } => {
                 self.shown = None;
+                // Whoever starts it again says by the kept session which thread it goes on in.
+                self.thread = None;
                 return Some(End::RunnerGone { why });
             }
             // A new connection asks again where the delivery stands; interrupts have their own deadline.
@@ -349,6 +391,9 @@ impl Codex {
                         self.thread = Some(thread);
                         return Ok(Status::Idle);
                     }
+                    if !message.contains("no rollout") && !message.contains("not found") {
+                        bail!("thread {thread} cannot be resumed: {message}");
+                    }
                     crate::engine::log(&format!(
                         "{}: thread {thread} is lost ({message}); a new one is made",
                         line.agent
@@ -358,11 +403,21 @@ impl Codex {
         }
         let started = wire.call(rpc::thread_start()).await?;
         let thread = started["thread"]["id"].as_str().context("thread/start gave no id")?.to_owned();
+        // Kept before anything can fail: else each try would leave one more thread in the user's Codex.
+        self.go_to(line, thread.clone()).await;
         wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
-        self.agents.set_session(&line.agent, &thread).await;
-        self.thread = Some(thread);
         self.turns.clear();
         Ok(Status::Idle)
+    }
+
+    /// Makes this the agent's thread. What is at hand was offered in another one: that it is absent from this one
+    /// will prove nothing.
+    async fn go_to(&mut self, line: &Line, thread: String) {
+        if let Some((id, attempt, _)) = line.at_hand().await {
+            self.agents.set_moved(&line.agent, &id, attempt).await;
+        }
+        self.agents.set_session(&line.agent, &thread).await;
+        self.thread = Some(thread);
     }
 
     /// Has the pane show the thread, if it does not yet.
@@ -437,7 +492,8 @@ impl Codex {
 
     /// A user message was seen in a turn.
     fn see_user(&mut self, line: &Line, turn: &str, client: Option<&str>) {
-        let ours = client.and_then(|client| RequestId::new(client).ok()).filter(|_| client.is_some_and(is_ours));
+        // The TUI gives its own messages ids as well.
+        let ours = client.and_then(|client| RequestId::new(client).ok()).filter(RequestId::is_of_our_form);
         let seen = self.turns.entry(turn.to_owned()).or_default();
         match ours {
             Some(id) if seen.ours.contains(&id) => return,
@@ -467,7 +523,10 @@ impl Codex {
             _ if self.logged_out => {
                 Presence::Waiting { why: "Codex is not logged in: log in in its pane, or run `codex login`".into() }
             }
-            Status::Idle | Status::NotLoaded => Presence::Idle,
+            Status::Idle | Status::NotLoaded => match &self.refusal {
+                Some(refused) if refused.until > Instant::now() => Presence::Waiting { why: refused.why.clone() },
+                Some(_) | None => Presence::Idle,
+            },
             Status::Active if ours => Presence::Busy { why: "it works on a request".into() },
             Status::Active => Presence::Busy { why: "a turn of the human's own is running".into() },
             Status::Waiting(flags) => {
@@ -497,8 +556,7 @@ impl Codex {
             Message::TurnEnded { thread: of, turn } if of == thread => self.ended(line, wire, turn).await?,
             Message::Account => {
                 self.check_login(wire).await?;
-                let status = if self.active.is_some() { Status::Active } else { Status::Idle };
-                self.tell_status(line, &status);
+                self.tell_present(line);
             }
             Message::Opened { thread: of } if of != thread => {
                 self.opened = Some(of);
@@ -529,12 +587,17 @@ impl Codex {
         {
             end = record.end.or(end);
         }
+        let other = self.active.as_ref().is_some_and(|active| *active != turn.id);
         if let Some(end) = end {
             self.end_turn(line, &turn.id, &end);
         }
+        if other {
+            return Ok(());
+        }
         self.active = None;
+        self.follow(line, wire).await?;
         self.tell_status(line, &Status::Idle);
-        self.follow(line, wire).await
+        Ok(())
     }
 
     /// Goes to the thread that the human has opened in the TUI, between turns: what is asked is to be seen there.
@@ -546,10 +609,9 @@ impl Codex {
         // Without a name, nobody else can attach to a thread before its first turn.
         wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
         wire.call(rpc::thread_resume(&thread)).await?;
-        self.agents.set_session(&line.agent, &thread).await;
         self.agents.set_tui(&line.agent, Some(thread.clone()));
         self.shown = Some(thread.clone());
-        self.thread = Some(thread);
+        self.go_to(line, thread).await;
         Ok(())
     }
 
@@ -578,6 +640,8 @@ impl Codex {
             Task::Runner(event) => self.runner(&event),
             Task::RunnerGone { why } => {
                 self.shown = None;
+                // Whoever starts it again says by the kept session which thread it goes on in.
+                self.thread = None;
                 return Ok(Some(End::RunnerGone { why }));
             }
         }
@@ -586,6 +650,7 @@ impl Codex {
 
     async fn offer(&mut self, line: &mut Line, wire: &mut Wire, offer: Offer) -> anyhow::Result<()> {
         let Some(thread) = self.thread.clone() else {
+            line.presence(Presence::Starting { why: "there is no thread".into() });
             line.not_handed_over(&offer, "there is no thread");
             return Ok(());
         };
@@ -594,6 +659,7 @@ impl Codex {
             (Kind::Ask, true) | (Kind::Notice { .. }, _) => offer.message.clone(),
         };
         if let Err(error) = self.hear_what_has_come(line, wire).await {
+            line.presence(Presence::Starting { why: "the connection to its app-server is broken".into() });
             line.not_handed_over(&offer, "the connection is broken");
             return Err(error);
         }
@@ -617,10 +683,18 @@ impl Codex {
             Ok(result) => {
                 let turn = result["turn"]["id"].as_str().unwrap_or_default();
                 self.active = Some(turn.to_owned());
+                self.refusal = None;
                 let how = format!("turn/start accepted as turn {turn}");
                 line.engine.tell(Input::HandedOver { id: offer.id, attempt: offer.attempt, how });
             }
-            Err(message) => line.not_handed_over(&offer, &format!("turn/start was refused: {message}")),
+            Err(message) => {
+                // It counts as an offer that was not taken: enough of them end the request.
+                let proof = format!("turn/start was refused: {message}");
+                let pause = self.refusal.take().map_or(PAUSE.0, |refused| (refused.pause * 2).min(PAUSE.1));
+                self.refusal = Some(Refused { why: proof.clone(), until: Instant::now() + pause, pause });
+                self.tell_present(line);
+                line.engine.tell(Input::NotTaken { id: offer.id, attempt: offer.attempt, proof });
+            }
         }
         Ok(())
     }
@@ -657,6 +731,10 @@ impl Codex {
                 let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
                 line.engine.tell(Input::TurnEnded { id, turn, end, by: EndedBy::Protocol });
             }
+            (Found::Nothing, None) if self.agents.moved(&line.agent, &id, attempt).await => {
+                let why = "the agent has gone to another thread since it was offered".to_owned();
+                line.engine.tell(Input::Doubt { id, attempt, why, last });
+            }
             (Found::Nothing, None) if self.active.is_none() => {
                 let proof = "the thread's history, read twice after a reconnect, does not have it".to_owned();
                 line.engine.tell(Input::NotTaken { id, attempt, proof });
@@ -678,14 +756,6 @@ impl Codex {
         let read = wire.ask(("thread/read", serde_json::json!({"threadId": thread}))).await?;
         Ok(read.is_ok_and(|read| matches!(rpc::status(&read["thread"]["status"]), Status::Active | Status::Waiting(_))))
     }
-}
-
-/// Whether a client id has the form of ours: the TUI gives its own messages ids as well.
-fn is_ours(client: &str) -> bool {
-    client.len() > 15
-        && client.as_bytes()[..8].iter().all(u8::is_ascii_digit)
-        && client.as_bytes()[8] == b'-'
-        && client.as_bytes()[9..15].iter().all(u8::is_ascii_digit)
 }
 
 /// Returns the command line of the app-server. `auto` is the user's own word for this launch (`ccb -a`).
