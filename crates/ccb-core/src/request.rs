@@ -151,6 +151,28 @@ impl std::fmt::Debug for Request {
 }
 
 impl Request {
+    /// Returns a delivery that has just been made, by a human, with everything else as it is at first.
+    pub fn new(id: RequestId, agent: AgentName, message: String, accepted: Time) -> Self {
+        Self {
+            id,
+            seq: 0,
+            agent,
+            asker: Asker::Manual,
+            kind: Kind::Ask,
+            message,
+            no_wrap: false,
+            waits: false,
+            accepted,
+            deadline: None,
+            attempts: 0,
+            cancel: None,
+            delivered: None,
+            notices: 0,
+            held: false,
+            stage: Stage::Queued,
+        }
+    }
+
     /// Returns the settlement, if it is over.
     pub fn settlement(&self) -> Option<&Settlement> {
         match &self.stage {

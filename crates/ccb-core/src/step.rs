@@ -651,22 +651,9 @@ impl Turn<'_> {
         self.note(id, "askd", format!("its reply goes to {name} as notice {notice_id}"), None);
         self.put(request);
         self.enqueue(Request {
-            id: notice_id,
-            seq: 0,
-            agent: name,
-            asker: Asker::Manual,
             kind: Kind::Notice { of: id.clone() },
-            message,
             no_wrap: true,
-            waits: false,
-            accepted: self.now,
-            deadline: None,
-            attempts: 0,
-            cancel: None,
-            delivered: None,
-            notices: 0,
-            held: false,
-            stage: Stage::Queued,
+            ..Request::new(notice_id, name, message, self.now)
         });
     }
 

@@ -5,7 +5,7 @@
 
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
-use ccb_core::request::{Asker, Kind, Request, Settlement, Stage};
+use ccb_core::request::{Asker, Request, Settlement, Stage};
 use ccb_core::state::{Policy, Presence, State};
 use ccb_core::step::{Effect, Input, Step, Timer, Verdict, step, wake};
 use ccb_core::time::Time;
@@ -63,24 +63,8 @@ impl Bench {
 }
 
 fn ask(id: RequestId, asker: Asker, waits: bool) -> Input {
-    Input::Submit(Box::new(Request {
-        id,
-        seq: 0,
-        agent: agent("ada"),
-        asker,
-        kind: Kind::Ask,
-        message: "do it".into(),
-        no_wrap: false,
-        waits,
-        accepted: Time(0),
-        deadline: Some(Time(100_000)),
-        attempts: 0,
-        cancel: None,
-        delivered: None,
-        notices: 0,
-        held: false,
-        stage: Stage::Queued,
-    }))
+    let request = Request::new(id, agent("ada"), "do it".into(), Time(0));
+    Input::Submit(Box::new(Request { asker, waits, deadline: Some(Time(100_000)), ..request }))
 }
 
 fn by_manual() -> Input {

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ccb_core::id::{AgentName, RequestId, nearest};
-use ccb_core::request::{Asker, Kind, Request, Stage};
+use ccb_core::request::{Asker, Request};
 use ccb_core::settings::millis;
 use ccb_core::step::{Input, Verdict};
 use ccb_core::time::Time;
@@ -329,22 +329,11 @@ impl Connection {
         let timeout = ask.timeout_s.filter(|seconds| *seconds >= 0.0);
         let deadline = timeout.map(|seconds| now.after(i64::try_from(millis(seconds)).unwrap_or(i64::MAX)));
         let request = Request {
-            id: ask.id.clone(),
-            seq: 0,
-            agent: agent.clone(),
             asker: self.asker(ask.caller.as_deref()),
-            kind: Kind::Ask,
-            message: ask.message,
             no_wrap: ask.no_wrap,
             waits: ask.waits,
-            accepted: now,
             deadline,
-            attempts: 0,
-            cancel: None,
-            delivered: None,
-            notices: 0,
-            held: false,
-            stage: Stage::Queued,
+            ..Request::new(ask.id.clone(), agent.clone(), ask.message, now)
         };
         let id = ask.id.clone();
         let submitted = self.door.engine.submit_and_look(Input::Submit(Box::new(request)), move |verdict, view| {

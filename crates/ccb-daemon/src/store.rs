@@ -164,27 +164,11 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ccb_core::request::{Asker, Kind, Stage};
 
     fn request(n: u64) -> Request {
-        Request {
-            id: RequestId::new(&format!("r{n}")).unwrap(),
-            seq: n,
-            agent: AgentName::new("codex").unwrap(),
-            asker: Asker::Manual,
-            kind: Kind::Ask,
-            message: "hello 你好".into(),
-            no_wrap: false,
-            waits: true,
-            accepted: Time(5),
-            deadline: None,
-            attempts: 0,
-            cancel: None,
-            delivered: None,
-            notices: 0,
-            held: false,
-            stage: Stage::Queued,
-        }
+        let id = RequestId::new(&format!("r{n}")).unwrap();
+        let agent = AgentName::new("codex").unwrap();
+        Request { seq: n, waits: true, ..Request::new(id, agent, "hello 你好".into(), Time(5)) }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The simulated clients: they ask, wait, lose their connection, come back, acknowledge and cancel.
 
 use ccb_core::id::RequestId;
-use ccb_core::request::{Asker, Kind, Request, Stage};
+use ccb_core::request::{Asker, Request};
 use ccb_core::step::{Input, Verdict};
 use ccb_core::time::Time;
 
@@ -75,23 +75,13 @@ impl World {
             Some(n) => Asker::Agent { name: self.agents[n].name.clone() },
             None => Asker::Manual,
         };
+        let agent = self.agents[client.agent].name.clone();
+        let message = format!("do {}", client.id);
         Request {
-            id: client.id.clone(),
-            seq: 0,
-            agent: self.agents[client.agent].name.clone(),
             asker,
-            kind: Kind::Ask,
-            message: format!("do {}", client.id),
-            no_wrap: false,
             waits: client.waits,
-            accepted: Time(self.now),
             deadline: client.lasts.map(|ms| Time(self.now + ms)),
-            attempts: 0,
-            cancel: None,
-            delivered: None,
-            notices: 0,
-            held: false,
-            stage: Stage::Queued,
+            ..Request::new(client.id.clone(), agent, message, Time(self.now))
         }
     }
 
