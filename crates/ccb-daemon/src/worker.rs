@@ -118,11 +118,11 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
 
 /// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.
 async fn take_lock(files: &Files) -> anyhow::Result<Lock> {
-    for _ in 0..40 {
+    for _ in 0..400 {
         if let Some(lock) = Lock::take(&files.path(file::WORKER_LOCK))? {
             return Ok(lock);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
     anyhow::bail!("another worker of this project holds `{}`", files.path(file::WORKER_LOCK).display())
 }

@@ -1,7 +1,7 @@
 //! Codex, joined: the visible TUI and we are clients of the agent's own app-server (Codex CLI 0.169.0).
 //!
-//! A turn belongs to a request because its user message carries our id, never because of its order. What is
-//! seen again after a reconnect is told again; the engine knows what is new.
+//! A turn belongs to a request because its user message carries our id, never because of its order. All
+//! that is seen is told each time it is seen; the engine knows what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -147,13 +147,14 @@ struct Codex {
 /// The server's refusal to start a turn: for a while nothing is offered.
 struct Refused {
     why: String,
-    until: Instant,
+    /// When it may be tried again; none once that has been told.
+    until: Option<Instant>,
     pause: Duration,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Seen {
-    ours: Vec<RequestId>,
+    ours: BTreeSet<RequestId>,
     foreign: bool,
 }
 
@@ -268,6 +269,14 @@ async fn connect(reach: &std::path::Path) -> anyhow::Result<UnixStream> {
     }
 }
 
+/// Waits for the moment from which a refused turn may be tried again.
+async fn refusal_over(refusal: Option<&Refused>) {
+    match refusal.and_then(|refused| refused.until) {
+        Some(until) => tokio::time::sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Codex {
     /// One connection to the server, from its handshake to its end.
     async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
@@ -292,16 +301,13 @@ impl Codex {
                     let message = message?;
                     self.message(line, &mut wire, message).await?;
                 }
-                () = self.refusal_over() => self.tell_present(line),
+                () = refusal_over(self.refusal.as_ref()) => {
+                    if let Some(refused) = &mut self.refusal {
+                        refused.until = None;
+                    }
+                    self.tell_present(line);
+                }
             }
-        }
-    }
-
-    /// Waits for the moment from which a refused turn may be tried again.
-    async fn refusal_over(&self) {
-        match &self.refusal {
-            Some(refused) if refused.until > Instant::now() => tokio::time::sleep_until(refused.until).await,
-            Some(_) | None => std::future::pending().await,
         }
     }
 
@@ -347,15 +353,20 @@ impl Codex {
             Task::Runner(RunnerEvent::ServerEnded { how }) => return Some(End::ServerGone { why: how }),
             Task::Runner(event) => self.runner(&event),
             Task::RunnerGone { why } => {
-                self.shown = None;
-                // Whoever starts it again says by the kept session which thread it goes on in.
-                self.thread = None;
+                self.forget_threads();
                 return Some(End::RunnerGone { why });
             }
             // A new connection asks again where the delivery stands; interrupts have their own deadline.
             Task::Reconcile { .. } | Task::Interrupt { .. } => {}
         }
         None
+    }
+
+    /// The runner is gone: whoever starts it again says by the kept session which thread it goes on in.
+    fn forget_threads(&mut self) {
+        self.thread = None;
+        self.opened = None;
+        self.shown = None;
     }
 
     fn runner(&mut self, event: &RunnerEvent) {
@@ -388,6 +399,8 @@ impl Codex {
                     // Before its first turn a thread has nothing on disk; it may be in the server's memory all the same.
                     let loaded = wire.call(("thread/loaded/list", serde_json::json!({}))).await?;
                     if loaded["data"].as_array().is_some_and(|all| all.iter().any(|id| *id == *thread)) {
+                        // Its name may have failed when it was made.
+                        wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
                         self.thread = Some(thread);
                         return Ok(Status::Idle);
                     }
@@ -405,8 +418,8 @@ impl Codex {
         let thread = started["thread"]["id"].as_str().context("thread/start gave no id")?.to_owned();
         // Kept before anything can fail: else each try would leave one more thread in the user's Codex.
         self.go_to(line, thread.clone()).await;
-        wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
         self.turns.clear();
+        wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
         Ok(Status::Idle)
     }
 
@@ -492,12 +505,11 @@ impl Codex {
 
     /// A user message was seen in a turn.
     fn see_user(&mut self, line: &Line, turn: &str, client: Option<&str>) {
-        // The TUI gives its own messages ids as well.
-        let ours = client.and_then(|client| RequestId::new(client).ok()).filter(RequestId::is_of_our_form);
         let seen = self.turns.entry(turn.to_owned()).or_default();
-        match ours {
-            Some(id) if seen.ours.contains(&id) => return,
-            Some(id) => seen.ours.push(id),
+        // The TUI gives its own messages ids as well. What the engine has asked about is ours whatever its form.
+        let ours = client.and_then(|client| RequestId::new(client).ok());
+        match ours.filter(|id| id.is_of_our_form() || seen.ours.contains(id)) {
+            Some(id) => seen.ours.extend([id]),
             None => seen.foreign = true,
         }
         let mixed = seen.foreign || seen.ours.len() > 1;
@@ -524,7 +536,7 @@ impl Codex {
                 Presence::Waiting { why: "Codex is not logged in: log in in its pane, or run `codex login`".into() }
             }
             Status::Idle | Status::NotLoaded => match &self.refusal {
-                Some(refused) if refused.until > Instant::now() => Presence::Waiting { why: refused.why.clone() },
+                Some(refused) if refused.until.is_some() => Presence::Waiting { why: refused.why.clone() },
                 Some(_) | None => Presence::Idle,
             },
             Status::Active if ours => Presence::Busy { why: "it works on a request".into() },
@@ -639,9 +651,7 @@ impl Codex {
             }
             Task::Runner(event) => self.runner(&event),
             Task::RunnerGone { why } => {
-                self.shown = None;
-                // Whoever starts it again says by the kept session which thread it goes on in.
-                self.thread = None;
+                self.forget_threads();
                 return Ok(Some(End::RunnerGone { why }));
             }
         }
@@ -690,8 +700,9 @@ impl Codex {
             Err(message) => {
                 // It counts as an offer that was not taken: enough of them end the request.
                 let proof = format!("turn/start was refused: {message}");
+                let why = format!("Codex refuses the turn: {message}");
                 let pause = self.refusal.take().map_or(PAUSE.0, |refused| (refused.pause * 2).min(PAUSE.1));
-                self.refusal = Some(Refused { why: proof.clone(), until: Instant::now() + pause, pause });
+                self.refusal = Some(Refused { why, until: Some(Instant::now() + pause), pause });
                 self.tell_present(line);
                 line.engine.tell(Input::NotTaken { id: offer.id, attempt: offer.attempt, proof });
             }
@@ -724,6 +735,7 @@ impl Codex {
             (Found::Turn(turn), _) => {
                 let status = if self.active.as_ref() == Some(&turn.id) { Status::Active } else { Status::Idle };
                 let running = turn.end.is_none() && (status == Status::Active || self.is_active(wire).await?);
+                self.turns.entry(turn.id.clone()).or_default().ours.insert(id);
                 self.tell_turn(line, turn, if running { &Status::Active } else { &Status::Idle });
             }
             (Found::Nothing, Some(turn)) => {
