@@ -1,5 +1,7 @@
 //! What may go into a terminal as a paste (promise P9).
 
+use unicode_normalization::UnicodeNormalization as _;
+
 /// The largest text, in bytes, that is pasted; a longer one goes to a file.
 pub const LIMIT: usize = 1 << 20;
 
@@ -27,6 +29,18 @@ pub fn neutralise(text: &str) -> String {
     safe
 }
 
+/// Returns what a program keeps of a pasted text: it may change white space (Claude makes four spaces of a tab) and
+/// the form of letters with accents.
+pub fn kept(text: &str) -> String {
+    text.nfc().filter(|c| !c.is_whitespace()).collect()
+}
+
+/// Returns what is sure to be seen of a text on a screen: terminals also lose joiners, and some of what emoji are
+/// made of.
+pub fn shown(text: &str) -> String {
+    text.nfc().filter(|c| c.is_alphanumeric() || c.is_ascii_graphic()).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -36,6 +50,14 @@ mod tests {
     fn line_ends_are_one_kind() {
         assert_eq!(neutralise("a\r\nb\rc\nd\te"), "a\nb\nc\nd\te");
         assert_eq!(neutralise("a\u{1b}[201~b\u{9b}201~\u{7f}\0"), "a\u{fffd}[201~b\u{fffd}201~\u{fffd}\u{fffd}");
+    }
+
+    #[test]
+    fn what_is_kept_and_what_is_shown() {
+        assert_eq!(kept("a\tb\u{a0}e\u{301}\n"), "abé");
+        // As tmux 3.3a shows it: without the joiner, the tone, and the space of no width.
+        assert_eq!(shown("👍🏽 x\u{200b}y e\u{301}你(!)"), shown("👍  xy é 你(!)"));
+        assert_ne!(shown("你"), shown("你好"));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! What is known of each provider: a row of a table, and a pure parser of its records.
 
+pub mod claude;
 pub mod codex_rpc;
 pub mod records;
 pub mod rollout;

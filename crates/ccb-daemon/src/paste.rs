@@ -144,8 +144,7 @@ pub async fn retry_enter(target: &Target, text: &str) -> Pressed {
         Err(block) => return Pressed::Refused { why: block.why },
     };
     match ours(look, &sight, text) {
-        Ok(()) if has_its_lines(look, &sight, text) => press(target, Some(pane.cursor), Key::Enter).await,
-        Ok(()) => Pressed::Refused { why: "its composer holds another paste than ours".to_owned() },
+        Ok(()) => press(target, Some(pane.cursor), Key::Enter).await,
         Err(why) => Pressed::Refused { why },
     }
 }
@@ -309,19 +308,6 @@ fn ours(look: Look, sight: &Sight, text: &str) -> Result<(), String> {
         Sight::Unclear => "its screen is not understood".to_owned(),
     };
     Err(why)
-}
-
-/// Whether what is shown, if it is a placeholder, counts the lines of `text`, or (as Claude does) its line ends.
-fn has_its_lines(look: Look, sight: &Sight, text: &str) -> bool {
-    let Sight::Composer { text: shown, .. } = sight else {
-        return false;
-    };
-    let Some(placeholder) = shown.strip_prefix(look.row().placeholder) else {
-        return true;
-    };
-    let ends = text.matches('\n').count();
-    let digits = placeholder.split_once('+').map(|(_, rest)| rest.chars().take_while(char::is_ascii_digit).collect());
-    digits.and_then(|digits: String| digits.parse().ok()).is_some_and(|lines| (ends..=ends + 1).contains(&lines))
 }
 
 /// Reads the pinned pane, with everything that must hold before a key.

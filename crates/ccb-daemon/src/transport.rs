@@ -2,14 +2,17 @@
 
 pub(crate) mod codex;
 pub(crate) mod follow;
+pub(crate) mod seat;
 pub(crate) mod watched;
 
 use ccb_core::id::{AgentName, RequestId};
+use ccb_core::prompt;
 use ccb_core::request::Kind;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::RunnerEvent;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 
 use crate::engine::Engine;
 
@@ -60,6 +63,25 @@ pub(crate) struct Offer {
     pub(crate) message: String,
     /// Whether it goes as it is.
     pub(crate) no_wrap: bool,
+}
+
+impl Offer {
+    /// Returns what goes into the composer. The anchor heads it in any case: without it no answer could be told from
+    /// another.
+    pub(crate) fn text(&self, marked: bool) -> String {
+        match self.kind {
+            Kind::Ask => prompt::envelope(&self.id, &self.message, marked),
+            Kind::Notice { .. } => self.message.clone(),
+        }
+    }
+}
+
+/// Waits for a moment; for ever if there is none.
+pub(crate) async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What every transport has.

@@ -14,25 +14,19 @@ use ccb_core::outcome::{EndedBy, TurnEnd};
 use ccb_core::prompt;
 use ccb_core::provider::{Observation, Provider};
 use ccb_core::request::Kind;
-use ccb_core::screen::{Look, Sight};
+use ccb_core::screen::Look;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::RunnerEvent;
 use tokio::time::Instant;
 
 use super::follow::{Transcript, Watch};
-use super::{Line, Offer, Task};
+use super::seat::{Handed, Seat, is_younger};
+use super::{Line, Offer, Task, until};
 use crate::agents::Agents;
 use crate::files::Files;
-use crate::paste::{self, Delivery, Pressed, Target};
-use crate::process::Identity;
-use crate::tmux::{Key, Server};
-
-/// How soon a screen that is waited for is looked at again, at first and at the most.
-const RECHECK: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
-/// How long a started program may leave its terminal unread before it is taken for ready all the same.
-const SETTLE: Duration = Duration::from_secs(5);
+use crate::paste::{self, Pressed};
+use crate::tmux::Key;
 
 /// How long an interrupted program must be silent to have stopped.
 const INTERRUPTED: Duration = Duration::from_secs(2);
@@ -62,19 +56,18 @@ impl Place {
 pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
     line.presence(Presence::Starting { why: "its program starts".into() });
     let transcript = Transcript::new(place.transcript.clone(), place.provider);
+    let seat = Seat::new(&place.files, place.look);
     let mut driver = Watched {
         place,
         agents,
         transcript,
         watch: None,
         at: None,
-        target: None,
-        check: None,
-        setback: Duration::ZERO,
+        seat,
     };
     loop {
         let quiet = driver.at.as_ref().and_then(|at| at.silence);
-        let check = driver.check.as_ref().map(|check| check.next);
+        let check = driver.seat.due();
         tokio::select! {
             biased;
             task = line.tasks.recv() => match task {
@@ -83,7 +76,7 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
             },
             () = changed(&mut driver.watch) => driver.read(&mut line),
             () = until(quiet) => driver.fell_quiet(&mut line),
-            () = until(check) => driver.look_again(&mut line).await,
+            () = until(check) => driver.seat.look_again(&mut line).await,
         }
     }
 }
@@ -95,13 +88,6 @@ async fn changed(watch: &mut Option<Watch>) {
     }
 }
 
-async fn until(moment: Option<Instant>) {
-    match moment {
-        Some(moment) => tokio::time::sleep_until(moment).await,
-        None => std::future::pending().await,
-    }
-}
-
 struct Watched {
     place: Place,
     agents: Agents,
@@ -109,18 +95,8 @@ struct Watched {
     watch: Option<Watch>,
     /// The delivery that is at the agent.
     at: Option<At>,
-    /// The pane, while the program runs in it.
-    target: Option<Target>,
-    /// The next look at a screen that is waited for.
-    check: Option<Check>,
-    /// How long the next look waits, after hand-overs that failed in a row.
-    setback: Duration,
-}
-
-struct Check {
-    next: Instant,
-    pause: Duration,
-    since: Instant,
+    /// The pane that the program runs in.
+    seat: Seat,
 }
 
 /// A delivery at the agent, as far as the transcript tells.
@@ -229,78 +205,17 @@ impl Watched {
 
     /// The program runs: pins the pane and waits until it can take something.
     async fn started(&mut self, line: &mut Line, pid: u32) {
-        let runner = self.agents.lock().get(&line.agent).and_then(|slot| slot.runner.clone());
-        let Some((socket, pane)) = runner.as_ref().and_then(|runner| runner.pane.clone()) else {
-            return line.presence(Presence::Absent { why: "its pane is not known".into() });
-        };
-        let server = Server::of_user(PathBuf::from(socket), self.place.files.home().work_dir().to_owned());
-        let pins = match server.pane(&pane).await {
-            Ok(found) if runner.is_some_and(|runner| runner.identity == found.pins.process) => found.pins,
-            Ok(_) => return line.presence(Presence::Absent { why: format!("pane {pane} runs something else") }),
-            Err(error) => return line.presence(Presence::Absent { why: format!("its pane cannot be seen: {error}") }),
-        };
-        let agent = Identity::of(pid);
-        let ours = Identity::own();
-        let younger = agent.as_ref().zip(ours.as_ref()).is_some_and(|(agent, ours)| agent.start > ours.start);
-        if self.target.is_none() && self.at.is_none() && younger && line.at_hand().await.is_some() {
+        if self.seat.is_free() && self.at.is_none() && is_younger(pid) && line.at_hand().await.is_some() {
             // It was handed to a program that ended while no askd watched; this is its successor.
             self.ended(line, "its program ended while askd was away").await;
         }
-        let target = Target { server, pins, agent, look: self.place.look };
-        if self.target.is_none() {
-            paste::purge(&target.server, self.place.files.home()).await.ok();
+        match self.seat.take(line, &self.agents, pid).await {
+            Ok(()) => {
+                line.connected();
+                self.seat.check_soon();
+            }
+            Err(why) => line.presence(Presence::Absent { why }),
         }
-        self.target = Some(target);
-        line.connected();
-        self.check_soon();
-    }
-
-    /// Has the screen looked at, at once after a success and ever later after failures in a row.
-    fn check_soon(&mut self) {
-        let now = Instant::now();
-        let next = now + self.setback;
-        self.check.get_or_insert(Check { next, pause: RECHECK.0.max(self.setback), since: now });
-    }
-
-    /// Looks at the screen (or, for a blind one, at its terminal) and tells when the agent can take something.
-    async fn look_again(&mut self, line: &mut Line) {
-        let (Some(target), Some(check)) = (&self.target, &mut self.check) else {
-            self.check = None;
-            return;
-        };
-        let seen = match target.look {
-            Some(_) => paste::composer_state(target).await,
-            None => None,
-        };
-        let held_back = if seen.is_none() { paste::held_back(target).await } else { None };
-        let presence = match (seen, held_back) {
-            (_, Some(why)) => Presence::Waiting { why },
-            (Some(Sight::Composer { text, cursor: true }), None) if text.is_empty() => Presence::Idle,
-            (Some(Sight::Composer { .. }), None) => Presence::Waiting { why: "there is text in its composer".into() },
-            (Some(Sight::Busy(_)), None) => Presence::Busy { why: "in a turn that is not ours".into() },
-            (Some(Sight::Dialog(words)), None) => {
-                Presence::Waiting { why: format!("a dialog is open in its pane ({words})") }
-            }
-            (Some(Sight::Unclear), None) if check.since.elapsed() < SETTLE => {
-                Presence::Starting { why: "its screen is not drawn yet".into() }
-            }
-            (Some(Sight::Unclear), None) => Presence::Waiting { why: "its screen is not understood".into() },
-            // Blind by declaration, or free again just after its screen could not be read.
-            (None, None) if target.look.is_some() => Presence::Starting { why: "its screen is not drawn yet".into() },
-            (None, None)
-                if target.agent.as_ref().is_some_and(Identity::reads_single_keys) || check.since.elapsed() > SETTLE =>
-            {
-                Presence::Idle
-            }
-            (None, None) => Presence::Starting { why: "its program does not read its terminal yet".into() },
-        };
-        if presence == Presence::Idle {
-            self.check = None;
-        } else {
-            check.next = Instant::now() + check.pause;
-            check.pause = (check.pause * 2).min(RECHECK.1);
-        }
-        line.presence(presence);
     }
 
     /// The program is gone: what it has written of our delivery is read to its end first, also of one that was
@@ -315,50 +230,16 @@ impl Watched {
         self.read(line);
         self.at = None;
         self.watch = None;
-        self.target = None;
-        self.check = None;
+        self.seat.leave();
         line.gone(why);
     }
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
-        let Some(target) = self.target.clone() else {
-            line.presence(Presence::Starting { why: "its program is not running".into() });
-            return line.not_handed_over(&offer, "its program is not running");
-        };
         let marked = self.place.completion == Completion::Marker && !offer.no_wrap;
-        let text = match offer.kind {
-            // The anchor heads it in any case: without it no answer could be told from another.
-            Kind::Ask => prompt::envelope(&offer.id, &offer.message, marked),
-            Kind::Notice { .. } => offer.message.clone(),
-        };
+        let text = offer.text(marked);
         self.follow_from_here(At::new(offer.id.clone(), offer.attempt, offer.kind.clone()));
-        let body = paste::Offer { home: self.place.files.home(), id: &offer.id, attempt: offer.attempt, text: &text };
-        let (id, attempt) = (offer.id.clone(), offer.attempt);
-        match paste::deliver(&target, &body, &|_| Ok(())).await {
-            Delivery::Submitted { how } => {
-                self.setback = Duration::ZERO;
-                line.engine.tell(Input::HandedOver { id, attempt, how });
-            }
-            Delivery::NotHandedOver { why, wait } => {
-                self.leave();
-                self.setback = (self.setback * 2).clamp(RECHECK.0, RECHECK.1);
-                // First the reason, so that the engine does not offer again at once.
-                line.presence(if wait {
-                    Presence::Waiting { why: why.clone() }
-                } else {
-                    Presence::Starting { why: why.clone() }
-                });
-                self.check_soon();
-                line.not_handed_over(&offer, &why);
-            }
-            Delivery::Stuck { why } => {
-                line.presence(Presence::Waiting {
-                    why: format!("our text is in its composer and was not submitted: {why}"),
-                });
-                line.engine.tell(Input::Doubt { id, attempt, why, last: false });
-                self.check_soon();
-            }
-            Delivery::Unknown { why } => line.engine.tell(Input::Doubt { id, attempt, why, last: false }),
+        if self.seat.deliver(line, &offer, &text, &|_| Ok(())).await == Handed::Back {
+            self.leave();
         }
         self.read(line);
     }
@@ -402,7 +283,7 @@ impl Watched {
                 line.engine.tell(Input::TurnEnded { id, turn, end, by });
                 self.leave();
                 if self.place.look.is_some() {
-                    self.check_soon();
+                    self.seat.check_soon();
                 }
             }
         }
@@ -438,7 +319,7 @@ impl Watched {
     }
 
     async fn interrupt(&mut self, line: &Line, id: &RequestId) {
-        let (Some(at), Some(target)) = (&mut self.at, &self.target) else { return };
+        let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
         if at.id != *id || at.turn.is_none() {
             return;
         }
