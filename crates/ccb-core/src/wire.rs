@@ -135,6 +135,13 @@ calls! {
         /// The pane that it runs in (`TMUX_PANE`).
         pane: Option<String>,
     }
+    /// An agent's hook tells what it was called for.
+    Hook("hook") -> Done {
+        /// The agent, as its launch named it; a hint.
+        agent: String,
+        /// What happened.
+        hook: crate::provider::claude::Hook,
+    }
     /// A pane's runner tells what became of what it started.
     Report("report") -> Done {
         /// Its agent.
@@ -404,6 +411,11 @@ pub enum RunnerEvent {
 pub enum Order {
     /// Show this TUI; if another one runs, end it first.
     Tui {
+        /// Its command line.
+        argv: Vec<String>,
+    },
+    /// When the TUI is started again, use this one.
+    Next {
         /// Its command line.
         argv: Vec<String>,
     },

@@ -83,6 +83,13 @@ impl Agents {
         }
     }
 
+    /// Remembers on which rung an agent is driven, and why.
+    pub(crate) fn set_rung(&self, agent: &AgentName, rung: Rung, why: &str) {
+        if let Some(slot) = self.lock().get_mut(agent) {
+            slot.rung = (rung, why.to_owned());
+        }
+    }
+
     /// Remembers what an agent's TUI shows.
     pub(crate) fn set_tui(&self, agent: &AgentName, shows: Option<String>) {
         if let Some(slot) = self.lock().get_mut(agent) {

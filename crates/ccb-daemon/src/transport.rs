@@ -1,5 +1,6 @@
 //! How agents are driven: a task for each running agent, which is told what to do and reports evidence.
 
+pub(crate) mod claude;
 pub(crate) mod codex;
 pub(crate) mod follow;
 pub(crate) mod seat;
@@ -7,6 +8,7 @@ pub(crate) mod watched;
 
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::prompt;
+use ccb_core::provider::claude::Hook;
 use ccb_core::request::Kind;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
@@ -43,6 +45,8 @@ pub(crate) enum Task {
     },
     /// The pane's runner tells something.
     Runner(RunnerEvent),
+    /// A hook of the agent tells something.
+    Hook(Hook),
     /// The pane's runner and all that it ran are gone.
     RunnerGone {
         /// Why.

@@ -286,6 +286,10 @@ impl Pane {
     fn obey(&mut self, order: Order) -> Next {
         match order {
             Order::Stop => Next::End,
+            Order::Next { argv } => {
+                self.tui_argv = Some(argv);
+                Next::GoOn
+            }
             Order::Tui { argv } => {
                 if self.tui.pid().is_some() {
                     self.tui.end(&self.signals.child);

@@ -4,6 +4,7 @@
 
 pub mod conversation;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::Failure;
@@ -61,6 +62,8 @@ pub enum Says {
         message: String,
         /// The text in it; empty for a thought or a tool call.
         text: String,
+        /// Whether the message is whole and calls no tool: the model had no more to do.
+        last: bool,
     },
     /// The provider's error ended the turn.
     Failed {
@@ -120,7 +123,8 @@ fn assistant(line: &Value) -> Says {
     if line["isApiErrorMessage"] == true {
         return Says::Failed { reason: failure(line["error"].as_str().unwrap_or_default(), &text), message: text };
     }
-    Says::Said { message, text }
+    let last = matches!(line["message"]["stop_reason"].as_str(), Some("end_turn" | "stop_sequence" | "max_tokens"));
+    Says::Said { message, text, last }
 }
 
 fn rejected(content: &str) -> Says {
@@ -163,6 +167,8 @@ pub struct Registered {
     pub process_start: Option<u64>,
     /// What it is doing; none: it has not said so yet.
     pub status: Option<Status>,
+    /// When it said so, in milliseconds since the Unix epoch.
+    pub since: i64,
 }
 
 /// What Claude says that it is doing.
@@ -189,11 +195,12 @@ pub fn registered(text: &str) -> Option<Registered> {
         session: entry["sessionId"].as_str()?.to_owned(),
         process_start: start.as_u64().or_else(|| start.as_str()?.parse().ok()),
         status,
+        since: entry["statusUpdatedAt"].as_i64().unwrap_or(0),
     })
 }
 
 /// What a hook tells.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hook {
     /// Which hook it is.
     pub event: String,
@@ -224,7 +231,7 @@ mod tests {
     fn the_registry_is_read_whole_or_not_at_all() {
         let text = r#"{"pid":7,"sessionId":"s","procStart":"87870","status":"waiting","waitingFor":"permission prompt"}"#;
         let waiting = Status::Waiting("permission prompt".into());
-        let want = Registered { session: "s".into(), process_start: Some(87870), status: Some(waiting) };
+        let want = Registered { session: "s".into(), process_start: Some(87870), status: Some(waiting), since: 0 };
         assert_eq!(registered(text), Some(want));
         for cut in 0..text.len() {
             assert_eq!(registered(&text[..cut]), None);

@@ -29,6 +29,11 @@ impl Transcript {
         Self { path, provider, inode: 0, read: 0, lines: Lines::default(), given: 0 }
     }
 
+    /// Returns where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Forgets what was read: the next reading begins at the start.
     pub(crate) fn rewind(&mut self) {
         self.inode = 0;
@@ -58,7 +63,17 @@ impl Transcript {
         }
     }
 
+    /// Reads the lines that are new, of a transcript that is one of lines.
+    pub(crate) fn lines(&mut self) -> Vec<String> {
+        self.read_on().unwrap_or_default()
+    }
+
     fn new_lines(&mut self) -> Option<Vec<Observation>> {
+        let lines = self.read_on()?;
+        Some(lines.iter().filter_map(|line| records::parse(self.provider, line)).collect())
+    }
+
+    fn read_on(&mut self) -> Option<Vec<String>> {
         let mut file = File::open(&self.path).ok()?;
         let data = file.metadata().ok()?;
         if data.ino() != self.inode || data.len() < self.read {
@@ -69,8 +84,7 @@ impl Transcript {
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).ok()?;
         self.read += bytes.len() as u64;
-        let lines = self.lines.push(&bytes);
-        Some(lines.iter().filter_map(|line| records::parse(self.provider, line)).collect())
+        Some(self.lines.push(&bytes))
     }
 
     fn new_messages(&mut self) -> Option<Vec<Observation>> {

@@ -197,8 +197,8 @@ impl Watched {
                 let next = if again { "it is started again" } else { "start it with `ccb`" };
                 self.ended(line, &format!("its program ended ({how}); {next}")).await;
             }
-            Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
-            }
+            Task::Hook(_)
+            | Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {}
             Task::RunnerGone { why } => self.ended(line, &why).await,
         }
     }

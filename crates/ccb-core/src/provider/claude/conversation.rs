@@ -41,6 +41,7 @@ struct Part {
     number: usize,
     message: String,
     text: String,
+    last: bool,
 }
 
 /// How a turn ended, by its own record.
@@ -124,10 +125,10 @@ impl Conversation {
         match says {
             Says::Prompt { text, by_task } => self.prompt(turn, &text, by_task),
             Says::Absorbed { text } => self.absorbed(turn, &text),
-            Says::Said { message, text } => {
+            Says::Said { message, text, last } => {
                 // What is said after an end was said because a hook let the turn go on.
                 seen.end = None;
-                seen.said.push(Part { number, message, text });
+                seen.said.push(Part { number, message, text, last });
             }
             Says::Failed { reason, message } => seen.end = Some(Mark::Failed(reason, message)),
             Says::Interrupted => seen.end = Some(Mark::Interrupted),
@@ -213,6 +214,7 @@ impl Conversation {
             Some(Mark::Failed(reason, message)) => {
                 TurnEnd::Failed { reason: *reason, message: message.clone(), partial: self.partial() }
             }
+            None if self.parts().last().is_some_and(|part| part.last) => TurnEnd::Completed { reply: self.reply() },
             Some(Mark::Interrupted) | None => TurnEnd::Interrupted { partial: self.partial() },
         }
     }

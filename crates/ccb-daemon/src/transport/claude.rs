@@ -1,0 +1,496 @@
+//! Hooked: Claude Code, by checked pastes into its pane.
+//!
+//! Three sources tell of it, and none is trusted alone. Its registry file says whether it is idle, busy or waiting
+//! for an answer; its transcript says which turn took a delivery, and how that ended; its hooks say at once when to
+//! look. Without hooks (`disableAllHooks`) the other two are enough. A turn is over when its record says so and the
+//! registry no longer says *busy*: a user's own Stop hook, or a task in the background, may let it go on.
+
+pub(crate) mod launch;
+mod records;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ccb_core::id::RequestId;
+use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
+use ccb_core::provider::Rung;
+use ccb_core::provider::claude::conversation::Conversation;
+use ccb_core::provider::claude::{Hook, Status};
+use ccb_core::screen::Look;
+use ccb_core::state::Presence;
+use ccb_core::step::Input;
+use ccb_core::wire::{Order, RunnerEvent};
+use tokio::time::Instant;
+
+use self::launch::Launch;
+use self::records::Records;
+use super::seat::{Handed, Seat, is_younger};
+use super::{Line, Offer, Task, until};
+use crate::agents::Agents;
+use crate::engine::log;
+use crate::files::Files;
+use crate::paste::{self, Edge, Pressed};
+use crate::process::Identity;
+use crate::tmux::Key;
+
+/// How long an idle Claude's transcript may take to say how a turn ended. It is written in batches.
+const CAP: Duration = Duration::from_secs(2);
+
+/// How long an Enter may seem lost before the composer is looked at.
+const LOST: Duration = Duration::from_millis(1500);
+
+/// How soon a transcript is looked for again of which no hook has told the place.
+const SEARCH: Duration = Duration::from_millis(200);
+
+/// How long Claude may show its composer without being in its registry: one that is not by then is an old one.
+const UNREGISTERED: Duration = Duration::from_secs(10);
+
+/// Runs the transport of one agent until its tasks end.
+pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agents: Agents) {
+    line.presence(Presence::Starting { why: "Claude starts".into() });
+    let mut driver = Claude {
+        seat: Seat::new(&files, Some(Look::Boxed)),
+        records: Records::new(launch.config_dir.clone(), launch.session.clone()),
+        launch,
+        agents,
+        at: None,
+        seen: None,
+        since: Instant::now(),
+        asks_for: None,
+        resumable: false,
+    };
+    loop {
+        let at = driver.at.as_ref();
+        let cap = at.and_then(|at| at.cap);
+        let lost = at.and_then(|at| at.lost);
+        let search = at.filter(|_| !driver.records.is_found()).map(|at| at.search);
+        let check = driver.seat.due();
+        tokio::select! {
+            biased;
+            task = line.tasks.recv() => match task {
+                None => return,
+                Some(task) => driver.task(&mut line, task).await,
+            },
+            () = driver.records.changed() => driver.look_around(&mut line).await,
+            () = until(cap) => driver.run_out(&mut line).await,
+            () = until(lost) => driver.enter_was_lost().await,
+            () = until(search) => driver.search(&mut line).await,
+            () = until(check) => driver.check(&mut line).await,
+        }
+    }
+}
+
+struct Claude {
+    launch: Launch,
+    agents: Agents,
+    seat: Seat,
+    records: Records,
+    /// The delivery that is at the agent.
+    at: Option<At>,
+    /// What the screen showed at the last look, while it is being looked at.
+    seen: Option<Presence>,
+    /// When the program was started.
+    since: Instant,
+    /// The tool for which a permission is wanted, as a hook has told.
+    asks_for: Option<String>,
+    /// Whether the runner was told to resume the session at the next start.
+    resumable: bool,
+}
+
+/// A delivery at the agent.
+struct At {
+    id: RequestId,
+    attempt: u32,
+    conversation: Conversation,
+    /// What was pasted.
+    text: String,
+    /// The turn that was told, and whether it was told to be mixed.
+    told: Option<(String, bool)>,
+    /// Whether our text is in the composer, put there by us and not submitted.
+    stuck: bool,
+    /// Whether we have pressed the key that stops it.
+    interrupted: bool,
+    /// Whether a hook was heard since it was offered.
+    hooked: bool,
+    /// Since when the registry said what it said when the delivery was offered: that says nothing of it.
+    stale: Option<i64>,
+    cap: Option<Instant>,
+    lost: Option<Instant>,
+    search: Instant,
+}
+
+impl At {
+    fn new(id: RequestId, attempt: u32, text: String) -> Self {
+        Self {
+            conversation: Conversation::new(id.clone(), Some(&ccb_core::paste::neutralise(&text))),
+            id,
+            attempt,
+            text,
+            told: None,
+            stuck: false,
+            interrupted: false,
+            hooked: false,
+            stale: None,
+            cap: None,
+            lost: None,
+            search: Instant::now(),
+        }
+    }
+}
+
+impl Claude {
+    async fn task(&mut self, line: &mut Line, task: Task) {
+        match task {
+            Task::Offer(offer) => self.offer(line, offer).await,
+            Task::Interrupt { id, .. } => self.interrupt(line, &id).await,
+            Task::Reconcile { id, attempt, last, .. } => self.reconcile(line, id, attempt, last).await,
+            Task::Hook(hook) => self.hook(line, hook).await,
+            Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
+            Task::Runner(RunnerEvent::TuiEnded { how, again }) => {
+                let next = if again { "it is started again" } else { "start it with `ccb`" };
+                self.ended(line, &format!("Claude ended ({how}); {next}")).await;
+            }
+            Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
+            }
+            Task::RunnerGone { why } => self.ended(line, &why).await,
+        }
+    }
+
+    async fn started(&mut self, line: &mut Line, pid: u32) {
+        if self.seat.is_free() && self.at.is_none() && is_younger(pid) && line.at_hand().await.is_some() {
+            // It was handed to a Claude that ended while no askd watched; this is its successor.
+            self.ended(line, "Claude ended while askd was away").await;
+        }
+        if let Err(why) = self.seat.take(line, &self.agents, pid).await {
+            return line.presence(Presence::Absent { why });
+        }
+        self.since = Instant::now();
+        self.seen = None;
+        self.records.follow(Identity::of(pid));
+        self.seat.check_soon();
+        line.connected();
+        self.look_around(line).await;
+    }
+
+    /// Claude is gone: what it has written of our delivery is read to its end first, also of one that was handed over
+    /// by an earlier askd.
+    async fn ended(&mut self, line: &mut Line, why: &str) {
+        if self.at.is_none()
+            && let Some((id, attempt, _)) = line.at_hand().await
+        {
+            self.read_anew(line, id, attempt).await;
+        }
+        self.read();
+        self.tell(line);
+        if self.at.as_ref().is_some_and(|at| at.conversation.mark().is_some()) {
+            self.finish(line);
+        }
+        self.forget();
+        self.seen = None;
+        self.asks_for = None;
+        self.seat.leave();
+        self.records.leave();
+        line.gone(why);
+    }
+
+    /// A hook was called: it says when to look, and where the transcript is.
+    async fn hook(&mut self, line: &mut Line, hook: Hook) {
+        if self.seat.is_free() {
+            return;
+        }
+        if let Some(at) = &mut self.at {
+            at.hooked = true;
+        }
+        self.agents.set_rung(&line.agent, Rung::Hooked, "the best one for Claude");
+        self.asks_for = hook.tool.filter(|_| hook.event == "PermissionRequest");
+        if let Some(path) = hook.transcript {
+            self.records.found(&hook.session, path.into());
+        }
+        self.look_around(line).await;
+    }
+
+    async fn search(&mut self, line: &mut Line) {
+        if let Some(at) = &mut self.at {
+            at.search = Instant::now() + SEARCH;
+        }
+        self.look_around(line).await;
+    }
+
+    /// Reads what is new in registry and transcript, and tells what that means.
+    async fn look_around(&mut self, line: &mut Line) {
+        if self.seat.is_free() {
+            return;
+        }
+        let before = self.records.session().to_owned();
+        let status = self.records.status().cloned();
+        self.read();
+        if self.records.session() != before {
+            let session = self.records.session().to_owned();
+            log(&format!("{}: Claude went from session {before} to {session}", line.agent));
+            self.agents.set_session(&line.agent, &session).await;
+            self.resumable = false;
+        }
+        if !self.resumable && self.records.is_found() {
+            let argv = self.launch.resume(self.records.session());
+            self.resumable = self.agents.order(&line.agent, &Order::Next { argv });
+        }
+        self.tell(line);
+        self.decide(line);
+        let rests = self.records.status() == Some(&Status::Idle) && status != Some(Status::Idle);
+        if rests && self.seat.due().is_some() {
+            // What the screen is looked at for may have changed with it.
+            return self.check(line).await;
+        }
+        self.show(line);
+    }
+
+    /// Reads registry and transcript. In another session than before, a turn of the old one is over.
+    fn read(&mut self) {
+        let Some(at) = &mut self.at else {
+            self.records.read(|_| {});
+            return;
+        };
+        self.records.read(|text| at.conversation.take(text));
+    }
+
+    /// Tells which turn took the delivery, as soon as that is known.
+    fn tell(&mut self, line: &Line) {
+        let Some(at) = &mut self.at else { return };
+        let Some(turn) = at.conversation.turn() else { return };
+        let now = (turn.to_owned(), at.conversation.is_mixed());
+        if at.told.as_ref() != Some(&now) {
+            at.stuck = false;
+            at.lost = None;
+            let (turn, mixed) = now.clone();
+            line.engine.tell(Input::Consumed { id: at.id.clone(), turn, source: "transcript".into(), mixed });
+            at.told = Some(now);
+        }
+    }
+
+    /// Ends the delivery if it is over.
+    fn decide(&mut self, line: &mut Line) {
+        let Some(at) = &mut self.at else { return };
+        if let Some(rejection) = at.conversation.rejection() {
+            let (id, turn) = (at.id.clone(), rejection.record.clone());
+            let message = format!("a UserPromptSubmit hook of the user refused it: {}", rejection.reason);
+            let end = TurnEnd::Failed { reason: Failure::Provider, message, partial: String::new() };
+            let consumed =
+                Input::Consumed { id: id.clone(), turn: turn.clone(), source: "transcript".into(), mixed: false };
+            line.engine.tell(consumed);
+            self.leave(line, Input::TurnEnded { id, turn, end, by: EndedBy::Record });
+            return self.seat.check_soon();
+        }
+        if at.conversation.turn().is_none() {
+            return;
+        }
+        let status = self.records.status();
+        let fresh = at.stale.is_none_or(|stale| self.records.since() > stale);
+        let resting = match status {
+            // A dialog that a human has opened is none that the turn waits for.
+            Some(Status::Idle) => true,
+            Some(Status::Waiting(what)) => what == "dialog open",
+            Some(Status::Busy) => false,
+            None => at.conversation.mark().is_some(),
+        };
+        if at.conversation.is_followed() || (at.conversation.mark().is_some() && resting) {
+            self.finish(line);
+        } else if resting && fresh {
+            at.cap.get_or_insert(Instant::now() + CAP);
+        } else {
+            at.cap = None;
+        }
+    }
+
+    /// Claude has been idle for as long as its transcript may take, which says no more.
+    async fn run_out(&mut self, line: &mut Line) {
+        self.look_around(line).await;
+        let over = self.at.as_ref().and_then(|at| at.cap).is_some_and(|cap| cap <= Instant::now());
+        if over {
+            self.finish(line);
+            self.show(line);
+        }
+    }
+
+    /// Tells how the turn ended.
+    fn finish(&mut self, line: &mut Line) {
+        let Some(at) = &self.at else { return };
+        let Some(turn) = at.conversation.turn().map(str::to_owned) else { return };
+        let by = if at.hooked { EndedBy::Hook } else { EndedBy::Record };
+        if !at.hooked {
+            let why = "no hook of it was heard in its last turn: they may be switched off (disableAllHooks)";
+            self.agents.set_rung(&line.agent, Rung::Watched, why);
+        }
+        let (id, end) = (at.id.clone(), at.conversation.end());
+        let unmarked = at.conversation.mark().is_none();
+        if unmarked {
+            // An early Esc: the prompt may be back in the composer.
+            self.seat.check_soon();
+        }
+        self.leave(line, Input::TurnEnded { id, turn, end, by });
+    }
+
+    /// The delivery is over for us. What the agent does next is told first: the end makes the engine offer.
+    fn leave(&mut self, line: &mut Line, end: Input) {
+        self.forget();
+        self.show(line);
+        line.engine.tell(end);
+    }
+
+    fn forget(&mut self) {
+        self.at = None;
+        self.records.rest();
+    }
+
+    /// Tells what Claude is doing, by its registry and, while that is looked at, its screen.
+    fn show(&mut self, line: &mut Line) {
+        if self.seat.is_free() {
+            return;
+        }
+        let presence = match (self.records.status(), &self.seen) {
+            (Some(Status::Waiting(what)), _) => {
+                let tool = self.asks_for.as_ref().map(|tool| format!(": {tool}")).unwrap_or_default();
+                Presence::Waiting { why: format!("it asks for an answer in its pane ({what}{tool})") }
+            }
+            (Some(Status::Busy), _) => {
+                let whose = if self.at.is_some() { "in a turn" } else { "in a turn that is not ours" };
+                Presence::Busy { why: whose.into() }
+            }
+            (Some(Status::Idle), Some(seen)) if self.seat.due().is_some() => seen.clone(),
+            (Some(Status::Idle), None) if self.seat.due().is_some() => return,
+            (Some(Status::Idle), _) => Presence::Idle,
+            (None, Some(Presence::Idle)) if self.since.elapsed() < UNREGISTERED => {
+                self.seat.check_soon();
+                Presence::Starting { why: "Claude has not said yet that it is ready".into() }
+            }
+            (None, Some(seen)) => seen.clone(),
+            (None, None) => Presence::Starting { why: "Claude starts".into() },
+        };
+        line.presence(presence);
+    }
+
+    /// Looks at the screen that something waits for.
+    async fn check(&mut self, line: &mut Line) {
+        self.read();
+        if self.records.status() == Some(&Status::Idle)
+            && let (Some(at), Some(target)) = (&mut self.at, self.seat.target())
+            && at.stuck
+        {
+            match paste::retry_enter(target, &at.text).await {
+                Pressed::Done => {
+                    log(&format!("{}: Enter for {}, which was still in its composer", line.agent, at.id));
+                    at.stuck = false;
+                    at.lost = Some(Instant::now() + LOST);
+                }
+                Pressed::Refused { .. } => {}
+                Pressed::Unknown { why } => log(&format!("{}: Enter for {}: {why}", line.agent, at.id)),
+            }
+        }
+        self.seen = self.seat.look().await;
+        self.show(line);
+    }
+
+    async fn offer(&mut self, line: &mut Line, offer: Offer) {
+        self.read();
+        match self.records.status() {
+            Some(Status::Idle) => {}
+            None if self.since.elapsed() > UNREGISTERED => {}
+            Some(Status::Busy | Status::Waiting(_)) | None => {
+                self.show(line);
+                return line.not_handed_over(&offer, "Claude is not idle");
+            }
+        }
+        let text = offer.text(false);
+        let mut at = At::new(offer.id.clone(), offer.attempt, text.clone());
+        at.stale = self.records.status().map(|_| self.records.since());
+        self.records.begin(false);
+        self.at = Some(at);
+        let idle = self.records.asks_whether_idle();
+        let gate = move |edge: Edge| match (idle(), edge) {
+            (true, _) => Ok(()),
+            (false, Edge::Paste) => Err("Claude has just become busy".to_owned()),
+            (false, Edge::Enter) => Err("Claude became busy with something else meanwhile".to_owned()),
+        };
+        let handed = self.seat.deliver(line, &offer, &text, &gate).await;
+        self.seen = line.told.clone();
+        let Some(at) = &mut self.at else { return };
+        match handed {
+            Handed::Over => at.lost = Some(Instant::now() + LOST),
+            Handed::Stuck => at.stuck = true,
+            Handed::Unknown => {}
+            Handed::Back => self.forget(),
+        }
+        if handed != Handed::Back {
+            self.look_around(line).await;
+        }
+    }
+
+    /// Enter was pressed and nothing has come of it: if our text is still in the composer, it is pressed again.
+    async fn enter_was_lost(&mut self) {
+        self.read();
+        let Some(at) = &mut self.at else { return };
+        at.lost = None;
+        let untaken = at.conversation.turn().is_none() && at.conversation.rejection().is_none();
+        if untaken && self.records.status() == Some(&Status::Idle) {
+            at.stuck = true;
+            self.seat.check_soon();
+        }
+    }
+
+    async fn interrupt(&mut self, line: &Line, id: &RequestId) {
+        let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
+        let in_a_turn = match self.records.status() {
+            Some(Status::Busy) | None => true,
+            Some(Status::Waiting(what)) => what != "dialog open",
+            // The same key opens a dialog there.
+            Some(Status::Idle) => false,
+        };
+        if at.id != *id || at.conversation.turn().is_none() || !in_a_turn {
+            return;
+        }
+        let pressed = paste::interrupt(target, Key::Escape).await;
+        log(&format!("{}: interrupt for {id}: {pressed:?}", line.agent));
+        at.interrupted |= pressed == Pressed::Done;
+    }
+
+    /// Finds out where a delivery stands.
+    async fn reconcile(&mut self, line: &mut Line, id: RequestId, attempt: u32, last: bool) {
+        if self.at.as_ref().is_none_or(|at| at.id != id || at.attempt != attempt) {
+            self.read_anew(line, id.clone(), attempt).await;
+        } else if let Some(at) = &mut self.at {
+            at.told = None;
+        }
+        self.look_around(line).await;
+        let Some(at) = self.at.as_ref().filter(|at| at.conversation.turn().is_none()) else { return };
+        if at.stuck {
+            let why = "our text is in Claude's composer and was not submitted".to_owned();
+            return line.engine.tell(Input::Doubt { id, attempt, why, last: false });
+        }
+        if last && self.is_surely_untaken().await {
+            let proof = "its transcript does not hold it, Claude is idle, and its composer is empty".to_owned();
+            self.forget();
+            return line.engine.tell(Input::NotTaken { id, attempt, proof });
+        }
+        let why = "it is not in Claude's transcript, which does not prove that it is not on its way".to_owned();
+        line.engine.tell(Input::Doubt { id, attempt, why, last });
+    }
+
+    /// Whether the pinned Claude is idle, with an empty composer, and its transcript was read to its end.
+    async fn is_surely_untaken(&self) -> bool {
+        let Some(target) = self.seat.target() else { return false };
+        let idle = self.records.status() == Some(&Status::Idle);
+        let seen = paste::composer_state(target).await;
+        idle && matches!(seen, Some(ccb_core::screen::Sight::Composer { text, cursor: true }) if text.is_empty())
+    }
+
+    /// Takes up a delivery that was offered before, and reads the whole transcript for it.
+    async fn read_anew(&mut self, line: &Line, id: RequestId, attempt: u32) {
+        let wanted = id.clone();
+        let found = line.engine.look(move |view| {
+            view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap))
+        });
+        let Some((kind, message, no_wrap)) = found.await.ok().flatten() else { return };
+        let text = Offer { id: id.clone(), attempt, kind, message, no_wrap }.text(false);
+        self.at = Some(At::new(id, attempt, text));
+        self.records.begin(true);
+    }
+}
