@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use crate::answer::{Answer, Reply};
 use crate::http::{Answers, Listening, Next, Request, Responder};
 use crate::log::Log;
+use crate::messages;
 use crate::responses;
 use crate::state::State;
 
@@ -167,7 +168,14 @@ impl Model {
         if path.ends_with("/responses") {
             return responses::answer(self, &call, responder);
         }
+        if path.ends_with("/messages") {
+            return messages::answer(self, &call, responder);
+        }
         let mut fields = json!({"seq": seq, "path": request.target, "n": length});
+        if path.ends_with("/messages/count_tokens") {
+            self.log.event("req", fields);
+            return responder.json(200, &json!({"input_tokens": self.state.input_tokens(length)}));
+        }
         if path.ends_with("/responses/compact") {
             self.log.event("req", fields);
             return responder.json(200, &responses::compacted());
