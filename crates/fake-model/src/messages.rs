@@ -4,6 +4,7 @@
 //! for its subagents. They carry the user's prompt too, so without care they would obey its
 //! directive a second time and use up the failures that a test has ordered for the turn itself.
 
+use std::borrow::Cow;
 use std::io;
 
 use serde_json::{Map, Value, json};
@@ -16,6 +17,9 @@ use crate::state::State;
 
 /// What encloses a reminder that the CLI adds to what a user wrote.
 const REMINDER: (&str, &str) = ("<system-reminder>", "</system-reminder>");
+
+/// How the lines begin between which the CLI puts a text that was pasted; an id in quotes follows.
+const PASTED: &[&str] = &["<pasted_content id=\"", "</pasted_content id=\""];
 
 /// What encloses the result in the news of a background task.
 const TASK_RESULT: (&str, &str) = ("<result>", "</result>");
@@ -146,16 +150,16 @@ fn array(value: &Value) -> impl Iterator<Item = &Value> {
 
 fn take_text(turn: &mut Turn, text: &str) {
     let written = written(text);
-    if !written.trim().is_empty() && !directive::is_injected(written) {
-        *turn = Turn { text: written.to_owned(), ..Turn::default() };
+    if !written.trim().is_empty() && !directive::is_injected(&written) {
+        *turn = Turn { text: written.into_owned(), ..Turn::default() };
     } else if let Some(result) = background_result(text).filter(|_| turn.results > 0) {
         // The call of a background agent returns at once; what the agent answers comes as news.
         result.clone_into(&mut turn.last_result);
     }
 }
 
-/// Returns what a user wrote in `text`: without reminders at its ends and without what wraps a late message.
-fn written(text: &str) -> &str {
+/// Returns what a user wrote in `text`, without the reminders and the wrapping that the CLI adds.
+fn written(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some(inside) = rest.trim_start().strip_prefix(REMINDER.0) {
         let Some((_, after)) = inside.split_once(REMINDER.1) else { break };
@@ -171,7 +175,21 @@ fn written(text: &str) -> &str {
             rest = &message[..end];
         }
     }
-    rest
+    without_paste_marks(rest)
+}
+
+/// Returns `text` without the lines that mark what was pasted.
+///
+/// Claude Code 2.1.330 writes them around a paste of three line ends or of more than 800 characters,
+/// and drops the paste's last line end; here that is how a prompt of ccb usually arrives.
+fn without_paste_marks(text: &str) -> Cow<'_, str> {
+    let marks = |line: &str| PASTED.iter().any(|mark| line.starts_with(mark)) && line.trim_end().ends_with("\">");
+    if !text.lines().any(marks) {
+        return Cow::Borrowed(text);
+    }
+    let kept: String = text.split_inclusive('\n').filter(|line| !marks(line)).collect();
+    let kept = kept.strip_prefix("\n\n").unwrap_or(&kept);
+    Cow::Owned(kept.strip_suffix('\n').unwrap_or(kept).to_owned())
 }
 
 /// Returns the result in the news of a background task.
@@ -411,6 +429,7 @@ mod tests {
                     This is how Claude Code surfaces messages the user sends mid-turn.\n";
         let peer =
             "Another Claude session sent a message:\nECHO: b\n\nThis came from another Claude session \u{2014} x";
+        let pasted = |text: &str| format!("\n\n<pasted_content id=\"81c5\">\n{text}\n</pasted_content id=\"81c5\">\n");
         let system = json!({"role": "system", "content": "# Environment"});
         let table = [
             (vec![], "", 0, ""),
@@ -428,6 +447,8 @@ mod tests {
             ),
             (vec![user("TOOL: a"), user(vec![result("one")]), user("TOOL: b")], "TOOL: b", 0, ""),
             (vec![user("TOOL: a"), user(vec![result("one"), text(late)])], "ECHO: b", 0, ""),
+            (vec![user(pasted("CCB_REQ_ID: r\n\nECHO: b"))], "CCB_REQ_ID: r\n\nECHO: b", 0, ""),
+            (vec![user(format!("typed{}more", pasted("ECHO: b")))], "typed\n\nECHO: b\nmore", 0, ""),
             (vec![user(peer)], "ECHO: b", 0, ""),
             (vec![user("ECHO: a"), user("[Your previous response had no visible output.")], "ECHO: a", 0, ""),
         ];
