@@ -15,6 +15,15 @@ const PIECE: usize = 24;
 /// How many characters a piece of a long answer has.
 const LONG_PIECE: usize = 2048;
 
+/// How much of the user's text a log line holds, in characters.
+const LOGGED_TEXT: usize = 300;
+
+/// Answers are reported to have cost so many tokens.
+pub const OUTPUT_TOKENS: u64 = 20;
+
+/// What stands for the history once it is compacted.
+pub const SUMMARY: &str = "COMPACTED SUMMARY by fake model";
+
 /// A slow answer shows a sign of life this often.
 const BEAT: Duration = Duration::from_millis(200);
 
@@ -30,6 +39,13 @@ pub struct Turn {
     pub results: usize,
     /// The last of these results.
     pub last_result: String,
+}
+
+impl Turn {
+    /// Returns the start of the user's text, as log lines hold it.
+    pub fn excerpt(&self) -> String {
+        self.text.chars().take(LOGGED_TEXT).collect()
+    }
 }
 
 /// A tool call the model asks for; each API has its own way to write it.
@@ -155,6 +171,8 @@ pub fn plan(turn: &Turn, obey: bool) -> Answer {
         Directive::Long(kib) => Reply { piece: LONG_PIECE, ..reply(&long_text(kib)) },
         Directive::Drop(text) => Reply { cut: true, ..Reply::text(text) },
         Directive::Size => reply(&size_report(&turn.text)),
+        // Who is told of an answer was not asked anything, so no closing line is due.
+        Directive::Notice(line) => Reply::text(format!("NOTED: {line}")),
         Directive::Acknowledge(line) => reply(&format!("OK: {line}")),
         Directive::StreamError(text) => return Answer::StreamError(text),
         Directive::Error { code, times, text } => {
@@ -262,6 +280,12 @@ mod tests {
         assert_eq!(reply(prompt, 0, "").texts, ["hi\n\nCCB_DONE: r1"]);
         let forgotten = plan(&turn(prompt, 0, ""), false);
         assert_eq!(forgotten, Answer::Reply(Reply::text("hi")));
+    }
+
+    #[test]
+    fn a_notice_is_noted_without_a_closing_line() {
+        let notice = "CCB_REQ_ID: n\n\n[CCB_TASK_COMPLETED]\nTask: r\n\nResult: TOOL: ls\n\nCCB_DONE: r\n";
+        assert_eq!(plan(&turn(notice, 0, ""), true), Answer::Reply(Reply::text("NOTED: TOOL: ls")));
     }
 
     #[test]

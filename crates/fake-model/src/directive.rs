@@ -17,17 +17,25 @@
 //! | `DROP: text` | half of the text, then the connection is cut |
 //! | `HANG n: text` | nothing at all for n seconds, then the text |
 //! | `SIZE` | length and SHA-256 of the user text that arrived |
+//! | `[CCB_TASK_…` | a notice: `NOTED: ` and the first line of the result it brings |
 //! | none of these | `OK: ` and the last line of the user text |
 //!
 //! The last paragraph that opens with a directive decides, else the first line that does. Some
 //! CLIs join the prompt of a failed turn and the next one with a blank line, which is why the last
 //! one wins. `ECHOALL` and `SIZE` take the whole text, so they are recognized at its start only;
-//! a request mark (`CCB_REQ_ID: <id>`) before them is passed over.
+//! a request mark (`CCB_REQ_ID: <id>`) before them is passed over. A notice quotes somebody's answer,
+//! so nothing in it is obeyed.
 
 use std::time::Duration;
 
 /// The line by which ccb marks the prompt of a request.
 const REQUEST_MARK: &str = "CCB_REQ_ID:";
+
+/// How a notice begins: the message that brings an answer back to the agent that asked.
+const NOTICE_MARK: &str = "[CCB_TASK_";
+
+/// How the part of a notice begins that quotes the answer.
+const RESULT_MARK: &str = "Result:";
 
 /// The line with which an obedient agent ends its answer.
 const DONE_MARK: &str = "CCB_DONE:";
@@ -51,6 +59,11 @@ const INJECTED: &[&str] = &[
     "<recommended_plugins>",
     "<skills_instructions>",
     "<command-",
+    "<task-notification>",
+    "This session is being continued",
+    "[Your previous response",
+    "Stop hook feedback:",
+    "Caveat: The messages below",
 ];
 
 /// What a prompt asks the model to do.
@@ -120,12 +133,20 @@ pub enum Directive {
     },
     /// Report length and hash of what arrived.
     Size,
+    /// Acknowledge the notice whose result begins with this line.
+    Notice(String),
     /// No directive: acknowledge this last line of the prompt.
     Acknowledge(String),
 }
 
 /// Returns what `text`, the last text a user really wrote, asks for.
 pub fn parse(text: &str) -> Directive {
+    let last = last_marked(text);
+    if let Some(line) = noticed(last) {
+        return Directive::Notice(line.to_owned());
+    }
+    // A notice that was joined with a later prompt stays a quotation.
+    let text = if noticed(text).is_some() { last } else { text };
     let message = without_request_mark(text);
     let takes_whole_text = message.starts_with("ECHOALL:") || message.starts_with("SIZE");
     let found = if takes_whole_text { opening(message) } else { text.rsplit("\n\n").find_map(opening) };
@@ -158,6 +179,20 @@ fn without_request_mark(text: &str) -> &str {
     let text = text.trim_start();
     let after = text.strip_prefix(REQUEST_MARK).map(|rest| rest.split_once('\n').map_or("", |(_id, message)| message));
     after.unwrap_or(text).trim_start()
+}
+
+/// Returns the last of the marked prompts that a CLI has joined with blank lines, or the whole text.
+fn last_marked(text: &str) -> &str {
+    let mut marks = text.rmatch_indices(REQUEST_MARK);
+    marks.find(|(at, _)| text[..*at].ends_with("\n\n")).map_or(text, |(at, _)| &text[at..])
+}
+
+/// Returns the first line of the result that `text` brings, if it is a notice.
+fn noticed(text: &str) -> Option<&str> {
+    let message = without_request_mark(text);
+    let after_mark = message.strip_prefix(NOTICE_MARK)?;
+    let result = line_starts(after_mark).find_map(|line| line.strip_prefix(RESULT_MARK));
+    Some(result.and_then(|result| result.trim().lines().next()).unwrap_or_default().trim_end())
 }
 
 /// Returns for every line the text from its start on.
@@ -379,6 +414,31 @@ mod tests {
     }
 
     #[test]
+    fn a_notice_is_acknowledged_and_never_obeyed() {
+        let notice = |result: &str| {
+            format!(
+                "CCB_REQ_ID: r1-n1\n\n[CCB_TASK_COMPLETED]\nProvider: Codex\nStatus: Completed\nTask: r1\n\nResult: {result}\n"
+            )
+        };
+        let noted = |line: &str| Directive::Notice(line.to_owned());
+        let table = [
+            (notice("a reply"), noted("a reply")),
+            (notice("ECHO: a"), noted("ECHO: a")),
+            (notice("a\n\nERR 429: b\nResult: c"), noted("a")),
+            (notice("\nbelow\nECHO: a"), noted("below")),
+            (notice(""), noted("")),
+            ("[CCB_TASK_FAILED]\nECHO: a".to_owned(), noted("")),
+            (format!("CCB_REQ_ID: r0\n\nERR 500: x\n\n{}", notice("a")), noted("a")),
+            (format!("{}\n\nCCB_REQ_ID: r2\n\nhello", notice("ECHO: a")), acknowledge("hello")),
+            (format!("{}\n\nCCB_REQ_ID: r2\n\nECHO: b", notice("ECHO: a")), echo("b")),
+            ("what is a [CCB_TASK_FAILED]?\nECHO: a".to_owned(), echo("a")),
+        ];
+        for (prompt, expected) in table {
+            assert_eq!(parse(&prompt), expected, "{prompt:?}");
+        }
+    }
+
+    #[test]
     fn the_last_done_id_counts_unless_it_shall_be_forgotten() {
         let table = [
             ("x", None),
@@ -396,6 +456,8 @@ mod tests {
     fn injected_texts_are_known_by_their_beginning() {
         assert!(is_injected("\n<environment_context>\n  <cwd>"));
         assert!(is_injected("# AGENTS.md instructions"));
+        assert!(is_injected("<task-notification>\n<task-id>"));
+        assert!(is_injected("This session is being continued from a previous conversation"));
         assert!(!is_injected("CCB_REQ_ID: 1\n\nsee # AGENTS.md"));
     }
 }

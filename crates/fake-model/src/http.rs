@@ -118,6 +118,12 @@ impl Events<'_> {
         self.chunk(&format!("event: {name}\ndata: {data}\n\n"))
     }
 
+    /// Sends one event whose data, an object, repeats its name as the type.
+    pub fn typed(&mut self, name: &str, mut data: Value) -> io::Result<()> {
+        data["type"] = Value::from(name);
+        self.event(name, &data)
+    }
+
     /// Sends a comment, which clients take for a sign of life.
     pub fn comment(&mut self, text: &str) -> io::Result<()> {
         self.chunk(&format!(": {text}\n\n"))

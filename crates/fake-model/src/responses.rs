@@ -4,21 +4,12 @@ use std::io;
 
 use serde_json::{Value, json};
 
-use crate::answer::{self, Answer, Reply, ToolCall, Turn};
+use crate::answer::{self, Answer, OUTPUT_TOKENS, Reply, SUMMARY, ToolCall, Turn};
 use crate::directive;
 use crate::http::{Events, Next, Responder};
 use crate::log;
-use crate::server::{Call, Model};
+use crate::server::{Call, Model, Outcome};
 use crate::state::State;
-
-/// How much of the user's text a log line holds, in characters.
-const LOGGED_TEXT: usize = 300;
-
-/// Answers are reported to have cost so many tokens.
-const OUTPUT_TOKENS: u64 = 20;
-
-/// What stands for the history once it is compacted.
-const SUMMARY: &str = "COMPACTED SUMMARY by fake model";
 
 /// Answers one request of this API.
 pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Result<Next> {
@@ -29,18 +20,10 @@ pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Resu
     } else {
         answer::plan(&turn, model.state.obeys_done())
     };
-    if let Some(code) = model.state.take_failure() {
-        return refuse(model, call.seq, responder, code, &format!("forced {code}"));
-    }
-    let reply = match planned {
-        Answer::Reply(reply) => Ok(reply),
-        Answer::StreamError(text) => Err(text),
-        Answer::Refuse { code, times, text, recovered } => {
-            if times.is_none_or(|times| model.state.refuse_again(&turn.text, times)) {
-                return refuse(model, call.seq, responder, code, &text);
-            }
-            Ok(recovered)
-        }
+    let reply = match model.settle(planned, &turn.text) {
+        Outcome::Reply(reply) => Ok(reply),
+        Outcome::StreamError(text) => Err(text),
+        Outcome::Refused { code, text } => return refuse(model, call.seq, responder, code, &text),
     };
     let response = Response::new(model, call, reply.as_ref().ok());
     match (reply, wants_stream(call.body)) {
@@ -53,9 +36,9 @@ pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Resu
         }
         (Err(text), true) => {
             let mut events = responder.events()?;
-            send(&mut events, "response.created", json!({"response": response.base}))?;
+            events.typed("response.created", json!({"response": response.base}))?;
             let failed = json!({"response": response.failed(&text)});
-            send(&mut events, "response.failed", failed)?;
+            events.typed("response.failed", failed)?;
             let next = events.end()?;
             model.log.event("end", json!({"seq": call.seq, "stop": "sseerr"}));
             Ok(next)
@@ -127,7 +110,6 @@ fn tool_names(body: &Value) -> Vec<&str> {
 
 fn log_fields(call: &Call, turn: &Turn) -> Value {
     let (body, request) = (call.body, call.request);
-    let start: String = turn.text.chars().take(LOGGED_TEXT).collect();
     let session = request.header("session_id");
     json!({
         "seq": call.seq,
@@ -138,7 +120,7 @@ fn log_fields(call: &Call, turn: &Turn) -> Value {
         "tools": tool_names(body),
         "ninput": body["input"].as_array().map_or(1, Vec::len),
         "nresults": turn.results,
-        "user": start,
+        "user": turn.excerpt(),
         "userlen": turn.text.chars().count(),
         "ua": request.header("user-agent"),
         "auth": request.header("authorization"),
@@ -303,16 +285,10 @@ fn holding_namespace<'a>(body: &'a Value, tool: &str) -> Option<&'a str> {
     namespaces(body).find(|(_, tools)| holds(tools)).map(|(name, _)| name)
 }
 
-/// Sends one event, whose data repeats its name as the type.
-fn send(events: &mut Events, name: &str, mut data: Value) -> io::Result<()> {
-    data["type"] = json!(name);
-    events.event(name, &data)
-}
-
 fn stream(model: &Model, seq: u64, responder: &mut Responder, response: &Response, reply: &Reply) -> io::Result<Next> {
     answer::pause(reply.wait);
     let mut events = responder.events()?;
-    send(&mut events, "response.created", json!({"response": response.base}))?;
+    events.typed("response.created", json!({"response": response.base}))?;
     for (index, item) in response.items.iter().enumerate() {
         if item["type"] == "message" {
             stream_message(&mut events, index, item, reply)?;
@@ -321,17 +297,17 @@ fn stream(model: &Model, seq: u64, responder: &mut Responder, response: &Respons
             }
         } else {
             let added = json!({"output_index": index, "item": item});
-            send(&mut events, "response.output_item.added", added)?;
+            events.typed("response.output_item.added", added)?;
         }
         let done = json!({"output_index": index, "item": item});
-        send(&mut events, "response.output_item.done", done)?;
+        events.typed("response.output_item.done", done)?;
     }
     if reply.cut {
         model.log.event("dropped", json!({"seq": seq}));
         return Ok(Next::Close);
     }
     let completed = json!({"response": response.completed()});
-    send(&mut events, "response.completed", completed)?;
+    events.typed("response.completed", completed)?;
     let next = events.end()?;
     model.log.event("end", json!({"seq": seq}));
     Ok(next)
@@ -343,7 +319,7 @@ fn stream_message(events: &mut Events, index: usize, item: &Value, reply: &Reply
     begun["status"] = json!("in_progress");
     begun["content"] = json!([]);
     let added = json!({"output_index": index, "item": begun});
-    send(events, "response.output_item.added", added)?;
+    events.typed("response.output_item.added", added)?;
     let place = json!({"item_id": item["id"], "output_index": index, "content_index": 0});
     let with = |key: &str, value: Value| {
         let mut data = place.clone();
@@ -351,12 +327,12 @@ fn stream_message(events: &mut Events, index: usize, item: &Value, reply: &Reply
         data
     };
     let part = json!({"type": "output_text", "text": "", "annotations": []});
-    send(events, "response.content_part.added", with("part", part))?;
+    events.typed("response.content_part.added", with("part", part))?;
     for piece in reply.pieces(text) {
         match piece.text {
             Some(text) => {
                 let delta = with("delta", json!(text));
-                send(events, "response.output_text.delta", delta)?;
+                events.typed("response.output_text.delta", delta)?;
             }
             None => events.comment("ping")?,
         }
@@ -366,7 +342,7 @@ fn stream_message(events: &mut Events, index: usize, item: &Value, reply: &Reply
         return Ok(());
     }
     let done = with("text", json!(text));
-    send(events, "response.output_text.done", done)
+    events.typed("response.output_text.done", done)
 }
 
 #[cfg(test)]

@@ -8,8 +8,10 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::answer::{Answer, Reply};
 use crate::http::{Answers, Listening, Next, Request, Responder};
 use crate::log::Log;
+use crate::messages;
 use crate::responses;
 use crate::state::State;
 
@@ -32,6 +34,21 @@ pub struct Call<'a> {
     pub request: &'a Request,
     /// Its body.
     pub body: &'a Value,
+}
+
+/// What a request is answered with once the test's controls have had their say.
+pub enum Outcome {
+    /// Content.
+    Reply(Reply),
+    /// A stream that begins and then reports this failure.
+    StreamError(String),
+    /// An HTTP error.
+    Refused {
+        /// The HTTP status.
+        code: u16,
+        /// The error's message; may be empty.
+        text: String,
+    },
 }
 
 /// A running server; dropping it frees the port.
@@ -82,6 +99,24 @@ impl Answers for Model {
 }
 
 impl Model {
+    /// Settles what becomes of the answer planned for `prompt`; a forced failure comes first.
+    pub fn settle(&self, planned: Answer, prompt: &str) -> Outcome {
+        if let Some(code) = self.state.take_failure() {
+            return Outcome::Refused { code, text: format!("forced {code}") };
+        }
+        match planned {
+            Answer::Reply(reply) => Outcome::Reply(reply),
+            Answer::StreamError(text) => Outcome::StreamError(text),
+            Answer::Refuse { code, times, text, recovered } => {
+                if times.is_none_or(|times| self.state.refuse_again(prompt, times)) {
+                    Outcome::Refused { code, text }
+                } else {
+                    Outcome::Reply(recovered)
+                }
+            }
+        }
+    }
+
     fn get(&self, request: &Request, responder: &mut Responder) -> io::Result<Next> {
         let path = request.path();
         if path == "/_ctl/state" {
@@ -133,7 +168,14 @@ impl Model {
         if path.ends_with("/responses") {
             return responses::answer(self, &call, responder);
         }
+        if path.ends_with("/messages") {
+            return messages::answer(self, &call, responder);
+        }
         let mut fields = json!({"seq": seq, "path": request.target, "n": length});
+        if path.ends_with("/messages/count_tokens") {
+            self.log.event("req", fields);
+            return responder.json(200, &json!({"input_tokens": self.state.input_tokens(length)}));
+        }
         if path.ends_with("/responses/compact") {
             self.log.event("req", fields);
             return responder.json(200, &responses::compacted());

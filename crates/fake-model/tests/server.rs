@@ -41,6 +41,10 @@ impl Client {
         self.post("/v1/responses", &request(prompt, true))
     }
 
+    fn message(&mut self, body: &Value) -> Answer {
+        self.post("/v1/messages?beta=true", body)
+    }
+
     fn send(&mut self, request: &str) -> Answer {
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
         let status = self.line().split(' ').nth(1).unwrap().parse().unwrap();
@@ -105,12 +109,46 @@ impl Answer {
         let deltas = self.events("response.output_text.delta");
         deltas.iter().map(|delta| delta["delta"].as_str().unwrap()).collect()
     }
+
+    /// Returns the content of a streamed message, put together from its deltas.
+    fn content(&self) -> Vec<Value> {
+        let deltas = self.events("content_block_delta");
+        let block = |start: Value| {
+            let (mut block, index) = (start["content_block"].clone(), &start["index"]);
+            let joined = |field: &str| {
+                let own = deltas.iter().filter(|delta| &delta["index"] == index);
+                own.filter_map(|delta| delta["delta"][field].as_str()).collect::<String>()
+            };
+            let kind = block["type"].as_str().unwrap().to_owned();
+            match kind.as_str() {
+                "tool_use" => block["input"] = serde_json::from_str(&joined("partial_json")).unwrap(),
+                field => block[field] = json!(joined(field)),
+            }
+            block
+        };
+        self.events("content_block_start").into_iter().map(block).collect()
+    }
+
+    fn message_text(&self) -> String {
+        self.content().iter().filter_map(|block| block["text"].as_str()).collect()
+    }
 }
 
 fn request(prompt: &str, stream: bool) -> Value {
     let content = json!([{"type": "input_text", "text": prompt}]);
     let input = json!([{"type": "message", "role": "user", "content": content}]);
     json!({"model": "m", "stream": stream, "input": input})
+}
+
+/// A request of a turn whose last message has this content.
+fn turn(content: impl Into<Value>) -> Value {
+    let messages = json!([{"role": "user", "content": content.into()}]);
+    json!({"model": "m", "stream": true, "tools": [{"name": "Bash"}], "messages": messages})
+}
+
+fn with(mut body: Value, key: &str, value: impl Into<Value>) -> Value {
+    body[key] = value.into();
+    body
 }
 
 fn start() -> (Server, Client) {
@@ -165,6 +203,98 @@ fn errors_come_as_ordered() {
 }
 
 #[test]
+fn messages_are_streamed_or_whole() {
+    let (_server, mut client) = start();
+    let echo = client.message(&turn("CCB_REQ_ID: r1\n\nECHO: 你好, a line longer than a piece\nCCB_DONE: r1"));
+    assert_eq!((echo.status, echo.whole), (200, true));
+    assert_eq!(echo.message_text(), "你好, a line longer than a piece\n\nCCB_DONE: r1");
+    let names: Vec<&str> = echo.body.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(&names[..2], ["message_start", "content_block_start"]);
+    assert_eq!(&names[names.len() - 3..], ["content_block_stop", "message_delta", "message_stop"]);
+    assert_eq!(echo.events("message_start")[0]["message"]["content"], json!([]));
+    assert_eq!(echo.events("message_delta")[0]["delta"]["stop_reason"], "end_turn");
+    let slow = client.message(&turn("SLEEP 0.8: ab"));
+    assert_eq!((slow.message_text().as_str(), slow.events("ping").len()), ("ab", 2));
+    let long = client.message(&turn("LONG 3"));
+    assert!(long.message_text().ends_with("END-OF-LONG"));
+    let whole = client.message(&with(turn("hello"), "stream", false)).json();
+    assert_eq!(whole["content"], json!([{"type": "text", "text": "OK: hello"}]));
+    assert_eq!(whole["stop_reason"], "end_turn");
+    let counted = client.post("/v1/messages/count_tokens?beta=true", &turn("hello"));
+    assert!(counted.json()["input_tokens"].as_u64().unwrap() > 1);
+    assert_eq!(client.send("HEAD /api/hello HTTP/1.1\r\nhost: x\r\n\r\n").status, 200);
+    assert_eq!(client.post("/api/event_logging/batch", &json!({})).status, 404);
+}
+
+#[test]
+fn a_message_with_a_tool_goes_on_with_its_result() {
+    let (_server, mut client) = start();
+    let thinking = json!({"type": "adaptive"});
+    let multi = client.message(&with(turn("MULTI: ls"), "thinking", thinking));
+    let kinds: Vec<Value> = multi.content().iter().map(|block| block["type"].clone()).collect();
+    assert_eq!(kinds, ["thinking", "text", "tool_use"]);
+    assert_eq!(multi.events("message_delta")[0]["delta"]["stop_reason"], "tool_use");
+    let called = multi.content().pop().unwrap();
+    assert_eq!((&called["name"], &called["input"]["command"]), (&json!("Bash"), &json!("ls")));
+    let result = json!({"type": "tool_result", "tool_use_id": called["id"], "content": "a file"});
+    let body = json!([
+        {"role": "user", "content": "MULTI: ls"},
+        {"role": "assistant", "content": multi.content()},
+        {"role": "user", "content": [result]},
+    ]);
+    let last = client.message(&with(turn(""), "messages", body));
+    let texts = ["First block.", "Second block. TOOLDONE: a file"].map(|text| json!({"type": "text", "text": text}));
+    assert_eq!(last.content(), texts);
+}
+
+#[test]
+fn errors_of_messages_come_as_ordered() {
+    let (server, mut client) = start();
+    for (code, kind) in [(400, "invalid_request_error"), (401, "authentication_error"), (429, "rate_limit_error")] {
+        let refused = client.message(&turn(format!("ERR {code}: no")));
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["type"], &error["message"]), (code, &json!(kind), &json!("no")));
+    }
+    let once = || turn("ERR 529 1: busy");
+    let title = with(once(), "tools", json!([]));
+    assert_eq!(client.message(&title).message_text(), "OK");
+    assert_eq!(client.message(&once()).json()["error"]["type"], "overloaded_error");
+    assert_eq!(client.message(&once()).message_text(), "RECOVERED: busy");
+    client.post("/_ctl", &json!({"fail": [500]}));
+    assert_eq!(client.message(&title).status, 200);
+    assert_eq!(client.message(&turn("ECHO: a")).json()["error"]["message"], "forced 500");
+    let failed = client.message(&turn("SSEERR: broken"));
+    assert_eq!((failed.status, &failed.events("error")[0]["error"]["message"]), (200, &json!("broken")));
+    assert_eq!(client.message(&with(turn("SSEERR: broken"), "stream", false)).status, 529);
+    for prompt in ["DROP: a text of which only one half arrives", "DROP:"] {
+        let dropped = Client::new(server.port()).message(&turn(prompt));
+        assert!(!dropped.whole && dropped.events("message_stop").is_empty());
+    }
+}
+
+#[test]
+fn requests_that_no_user_made_are_answered_briefly() {
+    let (_server, mut client) = start();
+    let summary = client.message(&turn("CRITICAL: Your task is to create a detailed summary.\nERR 429: x"));
+    assert!(summary.message_text().contains("<summary>"));
+    let body = turn("ERR 429: x").to_string();
+    let length = body.len();
+    let subagent = client.send(&format!(
+        "POST /v1/messages HTTP/1.1\r\nx-claude-code-agent-id: a1\r\ncontent-length: {length}\r\n\r\n{body}"
+    ));
+    assert_eq!(subagent.message_text(), "RECOVERED: x");
+}
+
+#[test]
+fn a_notice_is_noted_by_both_apis() {
+    let (_server, mut client) = start();
+    let notice = "CCB_REQ_ID: n1\n\n[CCB_TASK_COMPLETED]\nProvider: Codex\nStatus: Completed\nTask: r1\n\n\
+                  Result: ERR 500: not obeyed\n";
+    assert_eq!(client.ask(notice).text(), "NOTED: ERR 500: not obeyed");
+    assert_eq!(client.message(&turn(notice)).message_text(), "NOTED: ERR 500: not obeyed");
+}
+
+#[test]
 fn the_controls_change_the_next_answers() {
     let (_server, mut client) = start();
     let change = json!({"done": "forget", "fail": [503]});
@@ -210,6 +340,8 @@ fn the_program_logs_and_ends_with_its_input() {
     client.ask("ECHO: a");
     // The end of a stream is logged after it; the next answer on the connection comes later still.
     client.ask("ECHO: b");
+    client.message(&turn("ECHO: c"));
+    client.message(&turn("ECHO: d"));
     drop(child.stdin.take());
     assert!(child.wait().unwrap().success());
     let lines = std::fs::read_to_string(&log).unwrap();
@@ -217,6 +349,9 @@ fn the_program_logs_and_ends_with_its_input() {
     let first: Vec<&Value> = events.iter().filter(|line| line["seq"] == 1).collect();
     assert_eq!(first[0]["user"], "ECHO: a");
     assert_eq!(first[1]["ev"], "end");
+    let third: Vec<&Value> = events.iter().filter(|line| line["seq"] == 3).collect();
+    assert_eq!((&third[0]["user"], &third[0]["path"]), (&json!("ECHO: c"), &json!("/v1/messages?beta=true")));
+    assert_eq!((&third[1]["ev"], &third[1]["stop"]), (&json!("end"), &json!("end_turn")));
 }
 
 #[test]
