@@ -5,6 +5,7 @@ mod attach;
 mod cancel;
 mod explain;
 mod guard;
+mod hook;
 mod kill;
 mod logs;
 pub(crate) mod pend;
@@ -96,11 +97,12 @@ struct OfRequest {
 
 /// Runs `ccb` with its arguments.
 pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError> {
-    // These three have their own ways with words, and need no parser for others.
+    // These have their own ways with words, and need no parser for others.
     match args.first().and_then(|word| word.to_str()) {
         Some("ask") => return ask::run(context, args.into_iter().skip(1).collect()),
         Some("pend") => return pend::run(context, args.into_iter().skip(1).collect()),
         Some("guard") => return guard::run(&args[1..]),
+        Some("hook") => return Ok(hook::run(context, &args[1..])),
         _ => {}
     }
     let line = match Line::try_parse_from(std::iter::once("ccb".into()).chain(args)) {

@@ -153,6 +153,11 @@ impl Askd {
         }
     }
 
+    /// Connects, if a daemon answers within `limit`; starts none and waits for none.
+    pub(crate) fn find_at_once(&self, limit: Duration) -> Option<Connection> {
+        self.attempt(Patience::of(limit)).ok().map(|(connection, _)| connection)
+    }
+
     /// Connects, calls, and returns the answer. A call that is lost on the way is repeated: every call may be,
     /// `ask` because its id makes it the same request.
     pub(crate) fn call<C: Call>(&self, call: &C) -> Result<C::Answer, CliError> {

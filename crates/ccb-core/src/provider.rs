@@ -68,7 +68,7 @@ pub const TABLE: &[Row] = &[
         display: "Claude",
         program: "claude",
         install: "npm install -g @anthropic-ai/claude-code",
-        rungs: &[],
+        rungs: &[Rung::Hooked, Rung::Watched],
     },
     Row {
         provider: Provider::Gemini,

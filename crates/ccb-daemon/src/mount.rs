@@ -28,7 +28,8 @@ use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::process::Identity;
 use crate::tmux::{self, Server, Side};
-use crate::transport::{Line, Task, codex, watched};
+use crate::transport::claude::launch::{Extras, Launch};
+use crate::transport::{Line, Task, claude, codex, watched};
 
 /// The session's name in a tmux server of our own.
 const SESSION: &str = "ccb";
@@ -271,11 +272,12 @@ impl Mounts {
         let row = agent.provider.row();
         let refuse = |message: String| Refusal::new(Code::Launch, message);
         match rung_of(agent).0 {
+            Rung::Hooked | Rung::Watched if is_claude(agent) => self.program(agent, env).map(drop),
             Rung::Hooked => Err(refuse(format!("{}: the hooked rung is not available in this version", agent.name))),
             Rung::Watched if agent.command.is_none() => {
                 let message = format!("{} cannot be driven by this version of ccb yet", row.display);
                 Err(refuse(message)
-                    .hint("Codex can (`ccb codex`), and so can a configured `command` with a transcript"))
+                    .hint("Claude and Codex can (`ccb claude codex`), and a configured `command` with a transcript"))
             }
             Rung::Watched if agent.transcript.is_none() => Err(refuse(format!(
                 "agent `{}` has a command but no `transcript`: there would be no way to know its answers",
@@ -475,6 +477,12 @@ impl Mounts {
                 });
                 self.start_transport(agent, |line, agents| tokio::spawn(codex::run(line, place, agents)));
             }
+            Rung::Watched | Rung::Hooked if is_claude(&config) => {
+                let launch = self.prepare_claude(&config, &spec.env, program, auto).await?;
+                spec.tui = Some(launch.argv());
+                let files = self.files.clone();
+                self.start_transport(agent, |line, agents| tokio::spawn(claude::run(line, files, launch, agents)));
+            }
             Rung::Watched | Rung::Hooked => {
                 spec.tui = Some(std::iter::once(program).chain(config.args.iter().cloned()).collect());
                 let place = watched::Place::new(&self.files, &config);
@@ -482,6 +490,22 @@ impl Mounts {
             }
         }
         Ok(spec)
+    }
+
+    /// Prepares a launch of Claude, in the session that it was last in if that is to go on.
+    async fn prepare_claude(
+        &self,
+        config: &AgentConfig,
+        env: &BTreeMap<String, String>,
+        program: String,
+        auto: bool,
+    ) -> Result<claude::launch::Launch, Refusal> {
+        let session = self.agents.session(&config.name).await;
+        let extras = Extras { auto, plain: config.rung == Some(Rung::Watched), ..Extras::default() };
+        let launch = Launch::prepare(&self.files, config, env, program, session, &extras)
+            .map_err(|error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Claude: {error}")))?;
+        self.agents.set_session(&config.name, &launch.session).await;
+        Ok(launch)
     }
 
     fn start_transport(&self, agent: &AgentName, start: impl FnOnce(Line, Agents) -> tokio::task::JoinHandle<()>) {
@@ -654,6 +678,11 @@ impl Mounts {
         let there = server.has_session(SESSION).await.unwrap_or(false);
         there.then(|| Attach { socket: server.socket().display().to_string(), session: SESSION.into() })
     }
+}
+
+/// Whether it is the real Claude that is to run, and no command in its place.
+fn is_claude(config: &AgentConfig) -> bool {
+    config.provider == Provider::Claude && config.command.is_none()
 }
 
 /// Returns the rung on which an agent is driven, and why that one.

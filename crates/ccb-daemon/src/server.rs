@@ -27,6 +27,7 @@ use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
 use crate::mount::Mounts;
+use crate::transport::Task;
 use crate::{process, views};
 
 /// How long a connection may take for its handshake.
@@ -268,6 +269,13 @@ impl Connection {
                 let spec = self.door.mounts.launch(&agent, pane, self.pid, self.number, &self.out).await?;
                 self.runs = Some(agent);
                 to_value(&spec)
+            }
+            wire::Hook::METHOD => {
+                let wire::Hook { agent, hook } = parameters(params)?;
+                if let Asker::Agent { name } = self.asker(Some(&agent)) {
+                    self.door.agents.task(&name, Task::Hook(hook));
+                }
+                to_value(&wire::Done {})
             }
             wire::Report::METHOD => {
                 let wire::Report { agent, event } = parameters(params)?;
