@@ -98,6 +98,10 @@ pub struct Policy {
     pub orphan_grace: i64,
     /// How many proved failures to take an offer are enough.
     pub max_attempts: u32,
+    /// How deep agents may ask one another in the course of one request (`CCB_MAX_DEPTH`).
+    pub max_depth: u32,
+    /// How many requests of an agent's own may be open at a time (`CCB_MAX_OPEN`).
+    pub max_open: u32,
     /// Whether replies to agents become notices (`CCB_COMPLETION_HOOK_ENABLED`).
     pub notices: bool,
     /// Deliberate faults, for the simulation to prove that it sees them. Empty in the product.
@@ -121,6 +125,8 @@ pub enum Sabotage {
     KeepSilent,
     /// P4: a hand-over is stored without its evidence.
     MoveUnexplained,
+    /// The tree: agents may wait for each other in a ring.
+    IgnoreCycles,
 }
 
 impl Default for Policy {
@@ -130,6 +136,8 @@ impl Default for Policy {
             cancel_grace: 10_000,
             orphan_grace: 10_000,
             max_attempts: 5,
+            max_depth: 6,
+            max_open: 8,
             notices: true,
             sabotage: Vec::new(),
         }
