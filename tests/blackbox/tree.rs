@@ -57,13 +57,22 @@ fn an_agent_has_so_many_open_requests_and_no_more() {
     let asks = ["ask bob --async 'SLEEP 2: one'", "ask carol --async 'SLEEP 2: two'", "ask bob --async 'ECHO: never'"];
     let said = env.ask("alice", &format!("RUN: {}", asks.join("; "))).ok();
     assert_eq!(said.matches("[CCB_ASYNC_SUBMITTED").count(), 2, "{said}");
-    assert!(said.contains("error: 2 requests of yours are not over yet"), "{said}");
+    assert!(said.contains("error: you have 2 open requests, and an agent may have 2"), "{said}");
     assert!(said.contains("CCB_MAX_OPEN"), "{said}");
     until("both notices are there", || {
         let notices = env.questions("alice").iter().filter(|text| text.contains("[CCB_TASK_COMPLETED]")).count();
         (notices == 2).then_some(())
     });
     assert_eq!((env.all_received("bob").len(), env.all_received("carol").len()), (1, 1));
+    comes_to_rest(&env, &["alice", "bob", "carol"]);
+}
+
+#[test]
+fn of_all_that_are_asked_those_that_were_not_are_named() {
+    let env = TestEnv::start(three().with("CCB_MAX_OPEN", "1"));
+    let said = env.ask("alice", "RUN: ask all 'SLEEP 1: for all'").ok();
+    assert!(said.contains("[CCB_ASYNC_SUBMITTED provider=bob]") && said.contains("MANDATORY"), "{said}");
+    assert!(said.contains("error: not asked: carol: you have 1 open request, and an agent may have 1"), "{said}");
     comes_to_rest(&env, &["alice", "bob", "carol"]);
 }
 

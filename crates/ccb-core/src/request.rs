@@ -145,9 +145,9 @@ pub struct Request {
     /// is known to be over.
     #[serde(default)]
     pub held: bool,
-    /// Whether its reply is only kept: the agent that asked cannot be told, and will not be tried again.
+    /// When it was found that the agent that asked cannot be told: its reply is kept, and that is all.
     #[serde(default)]
-    pub kept: bool,
+    pub kept: Option<Time>,
     /// Where it is.
     pub stage: Stage,
 }
@@ -185,7 +185,7 @@ impl Request {
             delivered: None,
             notices: 0,
             held: false,
-            kept: false,
+            kept: None,
             stage: Stage::Queued,
         }
     }
@@ -201,7 +201,7 @@ impl Request {
     /// Returns whether a new askd needs it: it is not over, its agent may still be at it, or an agent that asked
     /// has not been told of its end.
     pub fn is_open(&self) -> bool {
-        let owed = matches!(self.asker, Asker::Agent { .. }) && self.kind == Kind::Ask && !self.kept;
+        let owed = matches!(self.asker, Asker::Agent { .. }) && self.kind == Kind::Ask && self.kept.is_none();
         !self.is_settled() || self.held || (owed && self.delivered.is_none() && self.notices == 0)
     }
 
@@ -272,7 +272,7 @@ mod tests {
             "kind":{"kind":"ask"},"message":"do it","no_wrap":false,"waits":true,"accepted":5,"deadline":null,
             "attempts":1,"cancel":null,"delivered":null,"notices":0,"stage":{"stage":"offering","at":6}}"#;
         let request: Request = serde_json::from_str(stored).unwrap();
-        assert_eq!((request.parent.as_ref(), request.depth, request.kept), (None, 1, false));
+        assert_eq!((request.parent.as_ref(), request.depth, request.kept), (None, 1, None));
         let again = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&again).unwrap(), request);
     }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentName, RequestId};
 use crate::request::{Request, Stage};
+use crate::time::Time;
 
 /// Whether an agent can take something now, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,8 @@ pub struct State {
     pub requests: BTreeMap<RequestId, Request>,
     /// How many connections wait for each request.
     pub waiting: BTreeMap<RequestId, u32>,
+    /// When askd started: who waited before that is on its way back to us for a while.
+    pub since: Time,
     /// The number that the next accepted request gets.
     pub next_seq: u64,
     /// Times, limits.
@@ -146,8 +149,8 @@ impl Default for Policy {
 
 impl State {
     /// Returns the state that follows from the store: the requests that are [open](Request::is_open). Start-up is recovery: there is no other way in.
-    pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy) -> Self {
-        let mut state = Self { next_seq, policy, ..Self::default() };
+    pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy, now: Time) -> Self {
+        let mut state = Self { since: now, next_seq, policy, ..Self::default() };
         let mut all: Vec<Request> = unsettled.into_iter().collect();
         all.sort_by_key(|request| request.seq);
         for request in all {

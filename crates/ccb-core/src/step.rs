@@ -103,7 +103,7 @@ impl Turn<'_> {
                     self.note(&id, "askd", format!("not followed any more: {message}"), None);
                 }
                 self.settle(&id, Outcome::Failed { reason: Failure::NoSuchAgent, message }, String::new(), None);
-                if let Some(over) = self.get(&id).filter(|request| request.is_settled()) {
+                if let Some(over) = self.get(&id).filter(Request::is_settled) {
                     // Nobody will tell when its agent is done with it.
                     self.put(Request { held: false, ..over });
                 }
@@ -570,7 +570,7 @@ impl Turn<'_> {
             }
             (Timer::Orphan, Stage::Settled(_)) => {
                 let waited_for = self.state.waiting.get(id).is_some_and(|n| *n > 0);
-                if request.delivered.is_none() && !waited_for && request.notices == 0 && !request.kept {
+                if request.delivered.is_none() && !waited_for && request.notices == 0 && request.kept.is_none() {
                     self.notify(id);
                 }
             }
@@ -667,7 +667,7 @@ impl Turn<'_> {
             let why =
                 if here { "notices are off".into() } else { format!("`{name}` is not one of the agents any more") };
             self.note(id, "askd", format!("its reply is kept for `ccb pend {id}`: {why}"), None);
-            request.kept = true;
+            request.kept = Some(self.now);
             return self.put(request);
         }
         if self.state.sabotaged(Sabotage::KeepSilent) {

@@ -81,7 +81,7 @@ impl State {
 
     /// Whether its asker does nothing else until it is over: it said so, and is there, or on its way to us.
     fn is_waited_for(&self, request: &Request, now: Time) -> bool {
-        let fresh = now < request.accepted.after(self.policy.orphan_grace);
+        let fresh = now < request.accepted.max(self.since).after(self.policy.orphan_grace);
         let connected = self.waiting.get(&request.id).is_some_and(|n| *n > 0);
         request.waits && !request.is_settled() && (connected || fresh)
     }

@@ -58,7 +58,7 @@ impl Bench {
     fn restarted(self) -> Self {
         let Self { state, now } = self;
         let stored = state.requests.into_values().filter(|r| !r.is_settled());
-        Self { now, ..Self::over(State::restore(stored, state.next_seq, Policy::default())) }
+        Self { now, ..Self::over(State::restore(stored, state.next_seq, Policy::default(), Time(now))) }
     }
 }
 

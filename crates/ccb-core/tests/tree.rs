@@ -140,7 +140,7 @@ fn a_restart_keeps_the_tree() {
     bench.take("a");
     bench.ask("b", "ada for bob");
     let stored: Vec<Request> = bench.state.requests.into_values().collect();
-    bench.state = State::restore(stored, bench.state.next_seq, Policy::default());
+    bench.state = State::restore(stored, bench.state.next_seq, Policy::default(), Time(0));
     bench.configure();
     bench.take("b");
     bench.ask("c", "bob for cyd");
@@ -237,6 +237,16 @@ fn only_who_really_waits_counts() {
     assert_eq!(ring(&bench.ask("x", "bob waiting for ada")), "bob → ada → bob");
     // It has left.
     bench.give(Input::WaiterGone { id: id("w") });
+    assert_eq!(ring(&bench.ask("x", "bob waiting for ada")), "");
+    // askd has been started again, and it may be on its way back.
+    let mut bench = waits();
+    bench.now = 1_000_000;
+    let stored: Vec<Request> = bench.state.requests.values().cloned().collect();
+    bench.state = State::restore(stored, bench.state.next_seq, Policy::default(), Time(bench.now));
+    bench.configure();
+    bench.now += 9_999;
+    assert_eq!(ring(&bench.ask("x", "bob waiting for ada")), "bob → ada → bob");
+    bench.now += 1;
     assert_eq!(ring(&bench.ask("x", "bob waiting for ada")), "");
     // It has its answer.
     let mut bench = waits();

@@ -524,8 +524,8 @@ fn too_deep(depth: u32, limit: u32) -> Refusal {
 }
 
 fn too_many(open: u32, limit: u32) -> Refusal {
-    let message =
-        format!("{open} requests of yours are not over yet, and an agent may have {limit}: this one is not taken");
+    let requests = if open == 1 { "request" } else { "requests" };
+    let message = format!("you have {open} open {requests}, and an agent may have {limit}: this one is not taken");
     let hint = "end your turn, and ask again when answers have come; `ccb cancel <id>` ends one, `ccb ps` shows them, \
                 CCB_MAX_OPEN sets the limit";
     Refusal::new(Code::TooMany, message).hint(hint)

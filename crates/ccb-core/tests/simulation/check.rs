@@ -46,7 +46,7 @@ pub(crate) struct Check {
     /// How many connections it was told of that wait for each request.
     pub(crate) waiting: BTreeMap<RequestId, u32>,
     /// When it started.
-    started: i64,
+    pub(crate) started: i64,
 }
 
 impl Check {

@@ -60,7 +60,7 @@ fn placed(world: &World, step: &Step, request: &Request) -> Checked {
 /// Whether the asker waits, as far as askd was told.
 fn is_waited_for(world: &World, check: &Check, request: &Request) -> bool {
     let there = check.waiting.get(&request.id).is_some_and(|n| *n > 0);
-    request.waits && (there || world.now - request.accepted.0 < world.policy.orphan_grace)
+    request.waits && (there || world.now - request.accepted.0.max(check.started) < world.policy.orphan_grace)
 }
 
 /// From a new request's asker, nobody who waits leads back to it. (A client that comes back to wait for an older
