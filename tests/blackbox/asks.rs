@@ -14,7 +14,7 @@ pub(crate) fn outcome<'a>(request: &'a Value, word: &str) -> &'a str {
 }
 
 /// Returns what `ccb explain` has of the evidence, in its order.
-fn evidence(explanation: &Value) -> Vec<String> {
+pub(crate) fn evidence(explanation: &Value) -> Vec<String> {
     let all = explanation["evidence"].as_array().into_iter().flatten();
     all.filter_map(|fact| fact["what"].as_str().map(str::to_owned)).collect()
 }

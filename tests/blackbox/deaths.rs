@@ -7,9 +7,9 @@ use crate::asks::outcome;
 use crate::env::{Going, Setup, Stub, TestEnv, until};
 
 /// Returns a world whose worker dies once at this edge, when [`arm`] has said so.
-fn doomed(edge: &str, stub: Stub) -> TestEnv {
+pub(crate) fn doomed(edge: &str, agents: Vec<Stub>) -> TestEnv {
     let point = format!("{edge}=abort:{{world}}/died");
-    let setup = Setup::of(vec![stub]).with("CCB_FAILPOINT", &point).with("CCB_PROOF_GRACE_S", "1");
+    let setup = Setup::of(agents).with("CCB_FAILPOINT", &point).with("CCB_PROOF_GRACE_S", "1");
     let env = TestEnv::new(setup);
     // While this file exists, nothing happens at the edge.
     std::fs::write(env.dir().join("died"), "").expect("a mark");
@@ -18,11 +18,11 @@ fn doomed(edge: &str, stub: Stub) -> TestEnv {
 }
 
 /// Has the worker die when it comes to its edge the next time.
-fn arm(env: &TestEnv) {
+pub(crate) fn arm(env: &TestEnv) {
     std::fs::remove_file(env.dir().join("died")).expect("the mark is there");
 }
 
-fn died(env: &TestEnv) -> bool {
+pub(crate) fn died(env: &TestEnv) -> bool {
     env.dir().join("died").exists()
 }
 
@@ -43,7 +43,7 @@ fn ended_truly(env: &TestEnv, agent: &str, request: &Value, reply: &str, or_unkn
 }
 
 #[track_caller]
-fn goes_on(env: &TestEnv, agent: &str) {
+pub(crate) fn goes_on(env: &TestEnv, agent: &str) {
     assert_eq!(env.ask(agent, "ECHO: and on it goes").ok(), "and on it goes\n");
     assert!(env.all_received(agent).values().all(|count| *count == 1), "{:?}", env.all_received(agent));
     assert!(env.events_of(agent, "junk").is_empty() && env.events_of(agent, "queued_while_busy").is_empty());
@@ -52,7 +52,7 @@ fn goes_on(env: &TestEnv, agent: &str) {
 /// Has the worker die at an edge of a request that somebody waits for.
 fn killed_at(edge: &str, stub: Stub, or_unknown: bool) {
     let agent = stub.name;
-    let env = doomed(edge, stub);
+    let env = doomed(edge, vec![stub]);
     let (worker, keeper) = env.askd();
     arm(&env);
     let request = env.ask_json(agent, "ECHO: once");
@@ -78,7 +78,7 @@ fn the_worker_killed_after_it_has_committed_and_before_it_acts() {
 
 #[test]
 fn the_worker_killed_after_it_has_committed_a_request_that_waits() {
-    let env = doomed("engine.committed", Stub::new("stub"));
+    let env = doomed("engine.committed", vec![Stub::new("stub")]);
     let (first, going) = env.ask_meanwhile("stub", "SLEEP 1.5: first");
     env.until_request(&first, "working");
     arm(&env);
@@ -109,7 +109,7 @@ fn the_worker_killed_after_enter_was_pressed() {
 #[test]
 fn the_worker_killed_between_paste_and_enter() {
     for edge in ["paste.pasted", "paste.enter"] {
-        let env = doomed(edge, Stub::new("stub"));
+        let env = doomed(edge, vec![Stub::new("stub")]);
         arm(&env);
         let request = env.ask_json("stub", "ECHO: in the composer");
         assert_eq!(outcome(&request, "failed"), "unknown-delivery");

@@ -7,6 +7,8 @@ mod env;
 mod idle;
 mod long_run;
 mod names;
+mod notices;
 mod sabotage;
 mod screens;
 mod start;
+mod tree;

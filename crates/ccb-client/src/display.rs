@@ -142,6 +142,9 @@ pub(crate) fn explanation(explanation: &Explanation, zone: &TimeZone) -> String 
 
 fn request_head(request: &RequestView, now: Time, zone: &TimeZone) -> String {
     let mut text = format!("{} from {} for {}: {}\n", request.id, request.asker, request.agent, state(request));
+    if let (Some(parent), Kind::Ask) = (&request.parent, &request.kind) {
+        let _ = writeln!(text, "  asked while working on {parent}");
+    }
     let message = match &request.kind {
         Kind::Ask => line(&request.summary, 100),
         Kind::Notice { of } => format!("(brings the reply to {of})"),

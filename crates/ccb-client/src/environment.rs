@@ -44,8 +44,7 @@ impl Environment {
 
     /// Returns whether the variable switches something off that is on by default.
     pub(crate) fn falsy(&self, name: &str) -> bool {
-        let word = self.text(name).unwrap_or_default().trim().to_ascii_lowercase();
-        matches!(word.as_str(), "0" | "false" | "no" | "off")
+        self.text(name).is_some_and(settings::falsy)
     }
 
     /// Returns what the keeper starts with: nothing that belongs to one caller.

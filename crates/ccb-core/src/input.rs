@@ -65,6 +65,16 @@ pub enum Input {
         /// The proof.
         proof: String,
     },
+    /// The offer was not made: nothing of it has left us. It does not count as one that was refused; whoever tells
+    /// this has told a presence before that keeps the engine from offering again at once.
+    NotHandedOver {
+        /// Which.
+        id: RequestId,
+        /// Which offer.
+        attempt: u32,
+        /// Why.
+        why: String,
+    },
     /// Nobody can tell whether the offer was taken.
     Doubt {
         /// Which.
@@ -191,6 +201,23 @@ pub enum Verdict {
     Conflict,
     /// Refused: no such agent.
     UnknownAgent,
+    /// Refused: agents would be asking one another too deep.
+    TooDeep {
+        /// How deep it would be.
+        depth: u32,
+        /// How deep is allowed.
+        limit: u32,
+    },
+    /// Refused: the agent that asks has too many open requests.
+    TooMany {
+        /// How many it has.
+        open: u32,
+        /// How many are allowed.
+        limit: u32,
+    },
+    /// Refused: agents would wait for each other, in this order, and none could go on. The first, which asks, is
+    /// also the last.
+    Cycle(Vec<AgentName>),
     /// No such request, or nothing of it can be changed any more.
     Nothing,
 }
@@ -219,6 +246,7 @@ impl Input {
             | Self::Acknowledged { id }
             | Self::HandedOver { id, .. }
             | Self::NotTaken { id, .. }
+            | Self::NotHandedOver { id, .. }
             | Self::Doubt { id, .. }
             | Self::Consumed { id, .. }
             | Self::TurnEnded { id, .. }

@@ -18,4 +18,5 @@ pub mod settings;
 pub mod state;
 pub mod step;
 pub mod time;
+mod tree;
 pub mod wire;

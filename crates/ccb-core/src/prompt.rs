@@ -81,9 +81,23 @@ mod tests {
 
     #[test]
     fn notices_have_the_four_marks() {
-        let failed = Outcome::Failed { reason: crate::outcome::Failure::AgentGone, message: "pane closed".into() };
-        let text = notice(&id().notice(1), &id(), "Codex", &failed, "");
-        assert!(text.contains("[CCB_TASK_FAILED]\nProvider: Codex\nStatus: Failed\n"));
-        assert!(text.contains("Result: (the agent is gone: pane closed)"));
+        use crate::outcome::{Failure, Incomplete};
+        let failed = Outcome::Failed { reason: Failure::AgentGone, message: "pane closed".into() };
+        let late = Outcome::Incomplete { reason: Incomplete::Deadline };
+        let cancelled = Outcome::Cancelled { by: "you".into() };
+        let table = [
+            (&Outcome::Completed, " yes\n", "COMPLETED", "Completed", "yes"),
+            (&late, "half", "INCOMPLETE", "Incomplete", "(the deadline passed before the answer came)\nhalf"),
+            (&late, "", "INCOMPLETE", "Incomplete", "(the deadline passed before the answer came)"),
+            (&failed, "", "FAILED", "Failed", "(the agent is gone: pane closed)"),
+            (&cancelled, "\n", "CANCELLED", "Cancelled", "(cancelled by you)"),
+        ];
+        for (outcome, reply, mark, status, result) in table {
+            let (own, of) = (id().notice(1), id());
+            let want = format!(
+                "CCB_REQ_ID: {own}\n\n[CCB_TASK_{mark}]\nProvider: Codex\nStatus: {status}\nTask: {of}\n\nResult: {result}\n"
+            );
+            assert_eq!(notice(&own, &of, "Codex", outcome, reply), want);
+        }
     }
 }

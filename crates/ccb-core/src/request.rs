@@ -115,6 +115,12 @@ pub struct Request {
     pub agent: AgentName,
     /// Who asked.
     pub asker: Asker,
+    /// What the asking agent was working on when it asked. A notice has that of the request that it carries.
+    #[serde(default)]
+    pub parent: Option<RequestId>,
+    /// How deep it is in the tree of requests: 1 without a parent, else one more than that.
+    #[serde(default = "top")]
+    pub depth: u32,
     /// Question or notice.
     pub kind: Kind,
     /// The message, as data.
@@ -139,8 +145,16 @@ pub struct Request {
     /// is known to be over.
     #[serde(default)]
     pub held: bool,
+    /// When it was found that the agent that asked cannot be told: its reply is kept, and that is all.
+    #[serde(default)]
+    pub kept: Option<Time>,
     /// Where it is.
     pub stage: Stage,
+}
+
+/// The depth of a request without a parent.
+fn top() -> u32 {
+    1
 }
 
 impl std::fmt::Debug for Request {
@@ -158,6 +172,8 @@ impl Request {
             seq: 0,
             agent,
             asker: Asker::Manual,
+            parent: None,
+            depth: top(),
             kind: Kind::Ask,
             message,
             no_wrap: false,
@@ -169,6 +185,7 @@ impl Request {
             delivered: None,
             notices: 0,
             held: false,
+            kept: None,
             stage: Stage::Queued,
         }
     }
@@ -184,7 +201,7 @@ impl Request {
     /// Returns whether a new askd needs it: it is not over, its agent may still be at it, or an agent that asked
     /// has not been told of its end.
     pub fn is_open(&self) -> bool {
-        let owed = matches!(self.asker, Asker::Agent { .. }) && self.kind == Kind::Ask;
+        let owed = matches!(self.asker, Asker::Agent { .. }) && self.kind == Kind::Ask && self.kept.is_none();
         !self.is_settled() || self.held || (owed && self.delivered.is_none() && self.notices == 0)
     }
 
@@ -243,4 +260,20 @@ pub struct Evidence {
     pub what: String,
     /// The provider's turn it speaks of.
     pub turn: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_stored_by_the_previous_version_is_read() {
+        let stored = r#"{"id":"r1","seq":7,"agent":"codex","asker":{"who":"agent","name":"claude"},
+            "kind":{"kind":"ask"},"message":"do it","no_wrap":false,"waits":true,"accepted":5,"deadline":null,
+            "attempts":1,"cancel":null,"delivered":null,"notices":0,"stage":{"stage":"offering","at":6}}"#;
+        let request: Request = serde_json::from_str(stored).unwrap();
+        assert_eq!((request.parent.as_ref(), request.depth, request.kept), (None, 1, None));
+        let again = serde_json::to_string(&request).unwrap();
+        assert_eq!(serde_json::from_str::<Request>(&again).unwrap(), request);
+    }
 }

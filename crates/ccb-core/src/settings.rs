@@ -13,6 +13,17 @@ pub fn seconds(word: Option<&str>, default: f64, low: f64, high: f64) -> Duratio
     Duration::from_millis(millis(value.clamp(low, high)))
 }
 
+/// Returns whether `word` switches something off that is on by default: `0`, `false`, `no` or `off` in any case.
+pub fn falsy(word: &str) -> bool {
+    matches!(word.trim().to_ascii_lowercase().as_str(), "0" | "false" | "no" | "off")
+}
+
+/// Reads a whole number, clamped to `low..=high`; rubbish or nothing gives `default`.
+fn count(word: Option<&str>, default: u32, low: u32, high: u32) -> u32 {
+    let value = word.and_then(|w| w.trim().parse::<i128>().ok()).unwrap_or(default.into());
+    u32::try_from(value.clamp(low.into(), high.into())).unwrap_or(default)
+}
+
 /// Returns `seconds` (finite, not negative) as whole milliseconds.
 #[expect(
     clippy::cast_possible_truncation,
@@ -31,6 +42,16 @@ pub fn watchdog_interval(word: Option<&str>) -> Duration {
 /// How often `askd.last.json` is written while requests are unsettled (`CCB_HEARTBEAT_INTERVAL_S`).
 pub fn heartbeat_interval(word: Option<&str>) -> Duration {
     seconds(word, 2.0, 0.5, 60.0)
+}
+
+/// How deep agents may ask one another in the course of one request (`CCB_MAX_DEPTH`).
+pub fn max_depth(word: Option<&str>) -> u32 {
+    count(word, 6, 1, 100)
+}
+
+/// How many requests of an agent's own may be open at a time (`CCB_MAX_OPEN`).
+pub fn max_open(word: Option<&str>) -> u32 {
+    count(word, 8, 1, 1000)
 }
 
 #[cfg(test)]
@@ -52,6 +73,11 @@ mod tests {
             assert_eq!(watchdog_interval(word).as_millis(), ms, "{word:?}");
         }
         assert_eq!(heartbeat_interval(Some("0.1")).as_millis(), 500);
+        let counts =
+            [None, Some("0"), Some(" 3 "), Some("1e9"), Some("-7"), Some("123456789012"), Some("7.5"), Some("")];
+        assert_eq!(counts.map(max_depth), [6, 1, 3, 6, 1, 100, 6, 6]);
+        assert_eq!(counts.map(max_open), [8, 1, 3, 8, 1, 1000, 8, 8]);
+        assert!(falsy(" Off") && falsy("0") && falsy("No") && falsy("FALSE") && !falsy("") && !falsy("maybe"));
         assert!(truthy(" YES ") && truthy("1") && !truthy("0") && !truthy(""));
     }
 }

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{AgentName, RequestId};
 use crate::request::{Request, Stage};
+use crate::time::Time;
 
 /// Whether an agent can take something now, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +82,8 @@ pub struct State {
     pub requests: BTreeMap<RequestId, Request>,
     /// How many connections wait for each request.
     pub waiting: BTreeMap<RequestId, u32>,
+    /// When askd started: who waited before that is on its way back to us for a while.
+    pub since: Time,
     /// The number that the next accepted request gets.
     pub next_seq: u64,
     /// Times, limits.
@@ -98,6 +101,10 @@ pub struct Policy {
     pub orphan_grace: i64,
     /// How many proved failures to take an offer are enough.
     pub max_attempts: u32,
+    /// How deep agents may ask one another in the course of one request (`CCB_MAX_DEPTH`).
+    pub max_depth: u32,
+    /// How many requests of an agent's own may be open at a time (`CCB_MAX_OPEN`).
+    pub max_open: u32,
     /// Whether replies to agents become notices (`CCB_COMPLETION_HOOK_ENABLED`).
     pub notices: bool,
     /// Deliberate faults, for the simulation to prove that it sees them. Empty in the product.
@@ -121,6 +128,8 @@ pub enum Sabotage {
     KeepSilent,
     /// P4: a hand-over is stored without its evidence.
     MoveUnexplained,
+    /// The tree: agents may wait for each other in a ring.
+    IgnoreCycles,
 }
 
 impl Default for Policy {
@@ -130,6 +139,8 @@ impl Default for Policy {
             cancel_grace: 10_000,
             orphan_grace: 10_000,
             max_attempts: 5,
+            max_depth: 6,
+            max_open: 8,
             notices: true,
             sabotage: Vec::new(),
         }
@@ -138,8 +149,8 @@ impl Default for Policy {
 
 impl State {
     /// Returns the state that follows from the store: the requests that are [open](Request::is_open). Start-up is recovery: there is no other way in.
-    pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy) -> Self {
-        let mut state = Self { next_seq, policy, ..Self::default() };
+    pub fn restore(unsettled: impl IntoIterator<Item = Request>, next_seq: u64, policy: Policy, now: Time) -> Self {
+        let mut state = Self { since: now, next_seq, policy, ..Self::default() };
         let mut all: Vec<Request> = unsettled.into_iter().collect();
         all.sort_by_key(|request| request.seq);
         for request in all {

@@ -30,6 +30,7 @@ pub fn step(state: &mut State, input: Input, now: Time) -> Step {
         Input::Presence { agent, presence } => turn.presence(&agent, presence),
         Input::HandedOver { id, attempt, how } => turn.handed_over(&id, attempt, &how),
         Input::NotTaken { id, attempt, proof } => turn.not_taken(&id, attempt, proof),
+        Input::NotHandedOver { id, attempt, why } => turn.not_handed_over(&id, attempt, &why),
         Input::Doubt { id, attempt, why, last } => turn.doubt(&id, attempt, why, last),
         Input::Consumed { id, turn: name, source, mixed } => turn.consumed(&id, name, &source, mixed),
         Input::TurnEnded { id, turn: name, end, by } => turn.turn_ended(&id, &name, end, by),
@@ -98,16 +99,19 @@ impl Turn<'_> {
             };
             for id in agent.current.into_iter().chain(agent.queue) {
                 let message = format!("`{name}` is no longer one of the project's agents");
-                if let Some(over) = self.get(&id).filter(Request::is_settled) {
+                if self.get(&id).is_some_and(|request| request.is_settled()) {
                     self.note(&id, "askd", format!("not followed any more: {message}"), None);
-                    self.put(over);
                 }
                 self.settle(&id, Outcome::Failed { reason: Failure::NoSuchAgent, message }, String::new(), None);
+                if let Some(over) = self.get(&id).filter(Request::is_settled) {
+                    // Nobody will tell when its agent is done with it.
+                    self.put(Request { held: false, ..over });
+                }
             }
         }
     }
 
-    fn submit(&mut self, request: Request) {
+    fn submit(&mut self, mut request: Request) {
         if let Some(known) = self.state.requests.get(&request.id) {
             let same = known.same_content(&request);
             self.out.verdict = if same { Verdict::Repeated } else { Verdict::Conflict };
@@ -120,6 +124,13 @@ impl Turn<'_> {
         }
         if !self.state.agents.contains_key(&request.agent) {
             self.out.verdict = Verdict::UnknownAgent;
+            return;
+        }
+        if let Asker::Agent { name } = &request.asker {
+            (request.parent, request.depth) = self.state.place(name);
+        }
+        if let Some(refusal) = self.state.refuses(&request, self.now) {
+            self.out.verdict = refusal;
             return;
         }
         self.enqueue(request);
@@ -317,28 +328,50 @@ impl Turn<'_> {
     }
 
     fn not_taken(&mut self, id: &RequestId, attempt: u32, proof: String) {
-        let Some(mut request) = self.get(id).filter(|r| r.attempts == attempt) else {
+        let Some(request) = self.take_back(id, attempt, &format!("not taken: {proof}")) else {
             return;
         };
-        match request.stage {
-            Stage::Offering { .. } | Stage::Offered { .. } => {}
-            Stage::Settled(_) => return self.release(id, &format!("not taken: {proof}")),
-            Stage::Queued | Stage::Working { .. } => return,
-        }
-        self.note(id, "askd", format!("not taken: {proof}"), None);
-        if let Some(by) = request.cancel.clone() {
-            return self.settle_and_release(id, Outcome::Cancelled { by }, String::new(), None);
-        }
-        if request.attempts >= self.state.policy.max_attempts && !proof.starts_with("not handed over") {
+        if request.attempts >= self.state.policy.max_attempts {
             let outcome = Outcome::Failed { reason: Failure::NeverConsumed, message: proof };
             return self.settle_and_release(id, outcome, String::new(), None);
         }
+        self.requeue(request);
+    }
+
+    fn not_handed_over(&mut self, id: &RequestId, attempt: u32, why: &str) {
+        if let Some(request) = self.take_back(id, attempt, &format!("not handed over: {why}")) {
+            self.requeue(request);
+        }
+    }
+
+    /// Returns the request whose offer did not reach its agent, unless that ends it or is of no interest any more.
+    fn take_back(&mut self, id: &RequestId, attempt: u32, proof: &str) -> Option<Request> {
+        let request = self.get(id).filter(|r| r.attempts == attempt)?;
+        match request.stage {
+            Stage::Offering { .. } | Stage::Offered { .. } => {}
+            Stage::Settled(_) => {
+                self.release(id, proof);
+                return None;
+            }
+            Stage::Queued | Stage::Working { .. } => return None,
+        }
+        self.note(id, "askd", proof, None);
+        if let Some(by) = request.cancel.clone() {
+            self.settle_and_release(id, Outcome::Cancelled { by }, String::new(), None);
+            return None;
+        }
+        Some(request)
+    }
+
+    /// Puts a request whose offer did not reach its agent back to the head of the queue.
+    fn requeue(&mut self, mut request: Request) {
         request.stage = Stage::Queued;
+        let id = request.id.clone();
         let name = request.agent.clone();
         self.put(request);
         let agent = self.state.agent_mut(&name);
         agent.current = None;
-        agent.queue.push_front(id.clone());
+        agent.queue.push_front(id);
         self.dispatch(&name);
     }
 
@@ -537,7 +570,7 @@ impl Turn<'_> {
             }
             (Timer::Orphan, Stage::Settled(_)) => {
                 let waited_for = self.state.waiting.get(id).is_some_and(|n| *n > 0);
-                if request.delivered.is_none() && !waited_for && request.notices == 0 {
+                if request.delivered.is_none() && !waited_for && request.notices == 0 && request.kept.is_none() {
                     self.notify(id);
                 }
             }
@@ -629,8 +662,13 @@ impl Turn<'_> {
         let (Asker::Agent { name }, Kind::Ask) = (request.asker.clone(), &request.kind) else {
             return;
         };
-        if !self.state.policy.notices || !self.state.agents.contains_key(&name) {
-            return;
+        let here = self.state.agents.contains_key(&name);
+        if !here || !self.state.policy.notices {
+            let why =
+                if here { "notices are off".into() } else { format!("`{name}` is not one of the agents any more") };
+            self.note(id, "askd", format!("its reply is kept for `ccb pend {id}`: {why}"), None);
+            request.kept = Some(self.now);
+            return self.put(request);
         }
         if self.state.sabotaged(Sabotage::KeepSilent) {
             return;
@@ -649,10 +687,12 @@ impl Turn<'_> {
         let message = prompt::notice(&notice_id, id, &provider, &outcome, reply);
         request.notices += 1;
         self.note(id, "askd", format!("its reply goes to {name} as notice {notice_id}"), None);
-        self.put(request);
+        self.put(request.clone());
         self.enqueue(Request {
             kind: Kind::Notice { of: id.clone() },
             no_wrap: true,
+            parent: request.parent,
+            depth: request.depth,
             ..Request::new(notice_id, name, message, self.now)
         });
     }

@@ -200,6 +200,9 @@ pub struct RequestView {
     pub agent: AgentName,
     /// Who asked.
     pub asker: String,
+    /// What the asking agent was working on when it asked; a notice has that of the request whose reply it brings.
+    #[serde(default)]
+    pub parent: Option<RequestId>,
     /// Question or notice.
     pub kind: Kind,
     /// The message's first line, shortened.
@@ -472,6 +475,12 @@ pub enum Code {
     Launch,
     /// The project's configuration cannot be used.
     Config,
+    /// Agents would be asking one another too deep.
+    TooDeep,
+    /// The agent that asks has too many open requests.
+    TooMany,
+    /// Agents would wait for each other in a ring.
+    Cycle,
     /// Anything else.
     Internal,
 }
@@ -492,6 +501,9 @@ impl Code {
             Self::Store => -32006,
             Self::Launch => -32007,
             Self::Config => -32008,
+            Self::TooDeep => -32009,
+            Self::TooMany => -32010,
+            Self::Cycle => -32011,
         }
     }
 }
@@ -607,6 +619,19 @@ mod tests {
         let line = answer_line(&json!(3), Err(refusal.clone()));
         insta::assert_snapshot!(line, @r#"{"error":{"code":-32003,"data":{"hint":"ccb ps","kind":"unknown-agent"},"message":"no agent `x`"},"id":3,"jsonrpc":"2.0"}"#);
         assert_eq!(parse_reply(&line).unwrap(), Reply::Answer { call: 3, result: Err(refusal) });
+    }
+
+    #[test]
+    fn a_request_told_by_an_earlier_version_has_no_parent() {
+        let earlier = r#"{"id":"r1","agent":"codex","asker":"manual","kind":{"kind":"ask"},"summary":"do it",
+            "state":"queued","why":"","accepted":1,"deadline":null,"attempts":0,"turn":null,"delivered":null,
+            "settlement":null}"#;
+        let mut view: RequestView = serde_json::from_str(earlier).unwrap();
+        assert_eq!(view.parent, None);
+        view.parent = Some(RequestId::new("r0").unwrap());
+        let line = serde_json::to_string(&view).unwrap();
+        insta::assert_snapshot!(line, @r#"{"id":"r1","agent":"codex","asker":"manual","parent":"r0","kind":{"kind":"ask"},"summary":"do it","state":"queued","why":"","accepted":1,"deadline":null,"attempts":0,"turn":null,"delivered":null,"settlement":null}"#);
+        assert_eq!(serde_json::from_str::<RequestView>(&line).unwrap(), view);
     }
 
     #[test]

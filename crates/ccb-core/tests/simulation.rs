@@ -3,7 +3,8 @@
 //! Each seed is one run: a few agents, a few clients, humans, and faults for four simulated minutes; then the faults
 //! stop and everything must come to rest. The promises of the design are checked after every step: P1 (nothing is
 //! lost), P2 (nothing is sent twice, nothing to a busy agent), P3 (the answer belongs to the request), P4 (states are
-//! true, explained, and late truth is kept). P5 (no instance harms another) speaks of daemons and their owners, of
+//! true, explained, and late truth is kept), and beside them the rules of the tree of requests (agents do not wait for
+//! each other in a ring, ask too deep, or have too many requests open). P5 (no instance harms another) speaks of daemons and their owners, of
 //! which the engine knows nothing: it is proved by the black-box tests.
 
 #[path = "simulation/agents.rs"]
@@ -18,6 +19,8 @@ mod driver;
 mod rng;
 #[path = "simulation/transport.rs"]
 mod transport;
+#[path = "simulation/tree.rs"]
+mod tree;
 #[path = "simulation/world.rs"]
 mod world;
 
@@ -118,4 +121,9 @@ fn a_late_answer_thrown_away_is_noticed() {
 #[test]
 fn a_move_without_evidence_is_noticed() {
     caught(Sabotage::MoveUnexplained, "P4", 50);
+}
+
+#[test]
+fn agents_that_wait_for_each_other_are_noticed() {
+    caught(Sabotage::IgnoreCycles, "the tree", 50);
 }

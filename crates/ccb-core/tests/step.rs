@@ -58,7 +58,7 @@ impl Bench {
     fn restarted(self) -> Self {
         let Self { state, now } = self;
         let stored = state.requests.into_values().filter(|r| !r.is_settled());
-        Self { now, ..Self::over(State::restore(stored, state.next_seq, Policy::default())) }
+        Self { now, ..Self::over(State::restore(stored, state.next_seq, Policy::default(), Time(now))) }
     }
 }
 
@@ -93,6 +93,10 @@ fn handed_over() -> Input {
 
 fn not_taken(attempt: u32) -> Input {
     Input::NotTaken { id: q(), attempt, proof: "absent".into() }
+}
+
+fn not_handed_over(attempt: u32) -> Input {
+    Input::NotHandedOver { id: q(), attempt, why: "a draft".into() }
 }
 
 fn doubt(last: bool) -> Input {
@@ -242,6 +246,11 @@ fn proof_of_not_taken() {
     check("cancelling", not_taken(1), "settled cancelled |");
     check("expired offered", not_taken(1), "settled incomplete |");
     check("completed", not_taken(1), "settled completed, yes |");
+    check("offering", not_handed_over(1), "offering | Proof 40, offer q 2");
+    check("offering", not_handed_over(2), "offering |");
+    check("working", not_handed_over(1), "working |");
+    check("cancelling", not_handed_over(1), "settled cancelled |");
+    check("expired offering", not_handed_over(1), "settled incomplete |");
 }
 
 #[test]
@@ -398,6 +407,12 @@ fn enough_refusals_are_enough() {
     }
     let out = bench.give(not_taken(5));
     assert_eq!(shown(bench.request(&q()), &out.effects), "settled failed |");
+    // What never left us was refused by nobody.
+    let mut bench = at("offering");
+    for attempt in 1..20 {
+        bench.give(not_handed_over(attempt));
+    }
+    assert_eq!(shown(bench.request(&q()), &[]), "offering |");
 }
 
 #[test]
@@ -432,9 +447,40 @@ fn an_agent_that_is_removed_fails_its_requests() {
     let mut bench = at("working");
     let out = bench.give(Input::Configure(vec![(agent("bob"), "Bob".into())]));
     assert_eq!(shown(bench.request(&q()), &out.effects), "settled failed |");
+    assert!(!bench.request(&q()).is_open(), "nobody will tell when its agent is done with it");
     // One that was over already is saved once more, so that it is forgotten.
     let out = at("expired working").give(Input::Configure(Vec::new()));
     assert_eq!(out.saves.len(), 1);
+    assert!(!out.saves[0].is_open());
+}
+
+#[test]
+fn a_reply_that_nobody_can_be_told_of_is_kept_and_closed() {
+    let without_bob = || Input::Configure(vec![(agent("ada"), "Ada".into())]);
+    let silent = || {
+        let policy = Policy { notices: false, ..Policy::default() };
+        Bench::over(State { next_seq: 1, policy, ..State::default() })
+    };
+    let answered = [handed_over(), consumed("t1", false), ended("t1", "yes")];
+    let off = silent().all([idle("ada"), by_bob(false)]).all(answered.clone());
+    let removed = Bench::new().all([idle("ada"), by_bob(false), without_bob()]).all(answered.clone());
+    let removed_later = Bench::new().all([idle("ada"), by_bob(true)]).all(answered).all([without_bob()]);
+    assert!(removed_later.request(&q()).is_open());
+    for (mut bench, words) in [
+        (off, "notices are off"),
+        (removed, "not one of the agents any more"),
+        (removed_later, "not one of the agents any more"),
+    ] {
+        let open = bench.request(&q()).is_open();
+        let out = bench.give(due(Timer::Orphan));
+        let told = out.notes.iter().any(|(_, fact)| fact.what.contains("kept for `ccb pend q`: "));
+        let why = out.notes.iter().any(|(_, fact)| fact.what.contains(words));
+        assert_eq!((told, why), (open, open), "{words}");
+        assert_eq!((bench.request(&q()).is_open(), bench.request(&q()).notices), (false, 0), "{words}");
+        assert!(bench.give(due(Timer::Orphan)).notes.is_empty(), "said once");
+        bench.state.forget_settled(&q());
+        assert!(bench.state.requests.is_empty(), "{words}");
+    }
 }
 
 /// Returns an engine where `bob`, who is busy, asked and got its answer, with or without a client that waits.

@@ -69,7 +69,7 @@ impl Engine {
     pub(crate) fn start(store: Store, policy: Policy, clock: Clock, outlets: Outlets) -> anyhow::Result<Self> {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let state = restore(&store, policy)?;
+        let state = restore(&store, policy, clock.now())?;
         let mut work = Work {
             state,
             store,
@@ -156,9 +156,9 @@ fn stopping() -> Refusal {
     Refusal::new(Code::Internal, "askd is stopping")
 }
 
-fn restore(store: &Store, policy: Policy) -> anyhow::Result<State> {
+fn restore(store: &Store, policy: Policy, now: Time) -> anyhow::Result<State> {
     let (seq, _) = store.horizon()?;
-    let mut state = State::restore(store.open_requests()?, seq + 1, policy);
+    let mut state = State::restore(store.open_requests()?, seq + 1, policy, now);
     for id in state.lacks() {
         state.requests.extend(store.request(&id)?.map(|request| (id, request)));
     }
@@ -333,7 +333,7 @@ impl Work {
             refuse(Some(waiter), error);
         }
         // A memory that is ahead of the disk must not answer anybody: start-up is recovery.
-        let restored = restore(&self.store, self.state.policy.clone());
+        let restored = restore(&self.store, self.state.policy.clone(), self.state.since);
         let mut state = restored.unwrap_or_else(|error| panic!("the store cannot be read back: {error:#}"));
         self.stale = true;
         for (name, agent) in &self.state.agents {

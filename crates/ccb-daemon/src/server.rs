@@ -356,6 +356,9 @@ impl Connection {
             Verdict::UnknownAgent => {
                 return Err(Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` in this project")));
             }
+            Verdict::TooDeep { depth, limit } => return Err(too_deep(depth, limit)),
+            Verdict::TooMany { open, limit } => return Err(too_many(open, limit)),
+            Verdict::Cycle(ring) => return Err(cycle(&ring)),
             Verdict::Accepted | Verdict::Fine | Verdict::Nothing => false,
         };
         let provider = self.door.agents.lock().get(&agent).map(|slot| slot.config.provider.row().display);
@@ -519,6 +522,38 @@ impl Door {
     }
 }
 
+fn too_deep(depth: u32, limit: u32) -> Refusal {
+    let message = format!(
+        "agents have asked one another {limit} deep, and this request would be number {depth}: no more than {limit} are \
+         allowed, so that they do not ask in circles"
+    );
+    let hint = "do it yourself, or end your turn and say in your answer what is missing; CCB_MAX_DEPTH sets the limit";
+    Refusal::new(Code::TooDeep, message).hint(hint)
+}
+
+fn too_many(open: u32, limit: u32) -> Refusal {
+    let requests = if open == 1 { "request" } else { "requests" };
+    let message = format!("you have {open} open {requests}, and an agent may have {limit}: this one is not taken");
+    let hint = "end your turn, and ask again when answers have come; `ccb cancel <id>` ends one, `ccb ps` shows them, \
+                CCB_MAX_OPEN sets the limit";
+    Refusal::new(Code::TooMany, message).hint(hint)
+}
+
+/// Says who would wait for whom: `ring` begins and ends with the agent that asks.
+fn cycle(ring: &[AgentName]) -> Refusal {
+    let names: Vec<&str> = ring.iter().map(AgentName::as_str).collect();
+    let waits = match names.as_slice() {
+        [asker, _] => format!("{asker} would wait for itself and could not go on"),
+        [asker, rest @ ..] => {
+            let none = if rest.len() > 2 { "none of them" } else { "neither" };
+            format!("{asker} would wait for {}: {none} could go on", rest.join(", which waits for "))
+        }
+        [] => "agents would wait for each other".into(),
+    };
+    Refusal::new(Code::Cycle, format!("{}: {waits}", names.join(" → ")))
+        .hint("ask without waiting (`ask --async`), or answer yourself")
+}
+
 fn unknown(id: &RequestId) -> Refusal {
     Refusal::new(Code::UnknownRequest, format!("no request `{id}` in this project")).hint("ccb ps")
 }
@@ -530,4 +565,28 @@ fn parameters<T: DeserializeOwned>(params: Value) -> Result<T, Refusal> {
 
 fn to_value<T: serde::Serialize>(value: &T) -> Result<Value, Refusal> {
     serde_json::to_value(value).map_err(|error| Refusal::new(Code::Internal, error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_agent_may_not_ask_is_said_with_what_to_do() {
+        let ring = |names: &str| {
+            let names: Vec<_> = names.split(' ').map(|name| AgentName::new(name).unwrap()).collect();
+            cycle(&names)
+        };
+        let two = ring("codex claude codex");
+        let want = "codex → claude → codex: codex would wait for claude, which waits for codex: neither could go on";
+        assert_eq!((two.code, two.message.as_str()), (Code::Cycle, want));
+        assert_eq!(two.hint.as_deref(), Some("ask without waiting (`ask --async`), or answer yourself"));
+        let want = "codex → claude → droid → codex: codex would wait for claude, which waits for droid, which waits for \
+                    codex: none of them could go on";
+        assert_eq!(ring("codex claude droid codex").message, want);
+        let want = "codex → codex: codex would wait for itself and could not go on";
+        assert_eq!(ring("codex codex").message, want);
+        assert!(too_deep(7, 6).hint.is_some_and(|hint| hint.contains("CCB_MAX_DEPTH")));
+        assert!(too_many(8, 8).hint.is_some_and(|hint| hint.contains("CCB_MAX_OPEN")));
+    }
 }

@@ -134,6 +134,6 @@ impl Line {
     /// been told before.
     pub(crate) fn not_handed_over(&self, offer: &Offer, why: &str) {
         let (id, attempt) = (offer.id.clone(), offer.attempt);
-        self.engine.tell(Input::NotTaken { id, attempt, proof: format!("not handed over: {why}") });
+        self.engine.tell(Input::NotHandedOver { id, attempt, why: why.to_owned() });
     }
 }

@@ -18,6 +18,7 @@ pub(crate) fn request(state: &State, request: &Request) -> RequestView {
         id: request.id.clone(),
         agent: request.agent.clone(),
         asker: request.asker.word().to_owned(),
+        parent: request.parent.clone(),
         kind: request.kind.clone(),
         summary: summary(&request.message),
         state: request.stage.word().to_owned(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use ccb_core::home::{Home, file};
 use ccb_core::request::Request;
-use ccb_core::settings::{heartbeat_interval, seconds, truthy};
+use ccb_core::settings::{falsy, heartbeat_interval, max_depth, max_open, seconds};
 use ccb_core::state::{Policy, Presence, Sabotage};
 use ccb_core::step::{Effect, Input};
 use ccb_core::time::Time;
@@ -138,9 +138,13 @@ fn ready() {
 }
 
 fn policy() -> Policy {
-    let mut policy = Policy::default();
-    let off = |word: &str| !word.is_empty() && !truthy(word);
-    policy.notices = !std::env::var("CCB_COMPLETION_HOOK_ENABLED").is_ok_and(|word| off(&word));
+    let word = |name: &str| std::env::var(name).ok();
+    let mut policy = Policy {
+        notices: !word("CCB_COMPLETION_HOOK_ENABLED").is_some_and(|word| falsy(&word)),
+        max_depth: max_depth(word("CCB_MAX_DEPTH").as_deref()),
+        max_open: max_open(word("CCB_MAX_OPEN").as_deref()),
+        ..Policy::default()
+    };
     for (name, fault) in [("idle-check", Sabotage::IgnoreBusy), ("proof", Sabotage::OfferAgainWithoutProof)] {
         if crate::failpoint::sabotaged(name) {
             policy.sabotage.push(fault);
@@ -207,9 +211,9 @@ async fn perform(
                 if !lock.is_ours() && !crate::failpoint::sabotaged("fencing") {
                     // Taken back, so that the next worker knows that nothing of it has gone out.
                     let why = "askd has lost its lock; the next one takes over".to_owned();
-                    let proof = format!("not handed over: {why}");
-                    door.engine.tell(Input::Presence { agent, presence: Presence::Starting { why } });
-                    door.engine.tell(Input::NotTaken { id, attempt, proof });
+                    let presence = Presence::Starting { why: why.clone() };
+                    door.engine.tell(Input::Presence { agent, presence });
+                    door.engine.tell(Input::NotHandedOver { id, attempt, why });
                     door.give_way("its lock file was deleted; the next worker takes over");
                     continue;
                 }
@@ -217,8 +221,8 @@ async fn perform(
                 if !agents.task(&agent, Task::Offer(offer.clone())) {
                     let why = "it has not been started; start it with `ccb`".to_owned();
                     door.engine.tell(Input::Presence { agent, presence: Presence::Absent { why } });
-                    let proof = "not handed over: the agent has no transport".to_owned();
-                    door.engine.tell(Input::NotTaken { id: offer.id, attempt, proof });
+                    let why = "the agent has no transport".to_owned();
+                    door.engine.tell(Input::NotHandedOver { id: offer.id, attempt, why });
                 }
             }
         }

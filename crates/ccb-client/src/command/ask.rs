@@ -57,11 +57,26 @@ fn all(context: &Context, askd: &Askd, options: &Options, message: &str) -> Resu
         return Err(CliError::new("there is no agent to ask").hint("`ccb codex` starts one"));
     }
     let ask = |name: &AgentName| askd.call(&call(context, options, name.to_string(), message.to_owned(), Mode::Async));
-    let accepted: Vec<Accepted> = others.iter().map(ask).collect::<Result<_, _>>()?;
-    output::show(options.json, &accepted, |accepted| {
+    let mut accepted: Vec<Accepted> = Vec::new();
+    let mut refused = None;
+    for name in &others {
+        match ask(name) {
+            Ok(one) => accepted.push(one),
+            Err(error) if accepted.is_empty() => return Err(error),
+            Err(error) => {
+                let left: Vec<&str> = others[accepted.len()..].iter().map(AgentName::as_str).collect();
+                refused =
+                    Some(CliError { message: format!("not asked: {}: {}", left.join(", "), error.message), ..error });
+                break;
+            }
+        }
+    }
+    // What was accepted is told, also where it was not all.
+    let shown = output::show(options.json, &accepted, |accepted| {
         let lines: Vec<String> = accepted.iter().map(submitted).collect();
         format!("{}\n{MANDATORY}", lines.join("\n"))
-    })
+    })?;
+    refused.map_or(Ok(shown), Err)
 }
 
 fn call(context: &Context, options: &Options, agent: String, message: String, mode: Mode) -> Ask {

@@ -14,6 +14,7 @@ fn request(id: &str, settlement: Option<Settlement>) -> RequestView {
         id: RequestId::new(id).unwrap(),
         agent: AgentName::new("reviewer").unwrap(),
         asker: "manual".into(),
+        parent: None,
         kind: Kind::Ask,
         summary: "review the \n parser".into(),
         state: if settlement.is_some() { "settled" } else { "queued" }.into(),
@@ -106,10 +107,12 @@ fn explain_shows_each_fact_with_its_time() {
             +1250 ms  protocol  the turn has begun       turn t-1
           +1 min 1 s  askd      the deadline has passed
         "#);
-    view.request = request("r2", None);
+    view.request =
+        RequestView { asker: "codex".into(), parent: Some(RequestId::new("r1").unwrap()), ..request("r2", None) };
     view.evidence.clear();
     insta::assert_snapshot!(explanation(&view, &TimeZone::UTC), @r#"
-        r2 from manual for reviewer: queued: the agent is busy
+        r2 from codex for reviewer: queued: the agent is busy
+          asked while working on r1
           message   review the parser
           accepted  2026-11-22 19:53:01, 1 min 30 s ago
           deadline  2026-11-22 20:53:01, 1 h 0 min after acceptance

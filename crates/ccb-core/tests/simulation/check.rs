@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::outcome::{EndedBy, Failure, Incomplete, Outcome, TurnEnd};
 use ccb_core::request::{Asker, Kind, Request, Settlement, Stage};
-use ccb_core::state::{Presence, State};
+use ccb_core::state::{Presence, Sabotage, State};
 use ccb_core::step::{Effect, Input, Step, Verdict};
 
 use crate::agents::{SimAgent, Turn, answer, partial};
+use crate::tree;
 use crate::world::World;
 
 /// A promise that was not kept.
@@ -27,9 +28,9 @@ impl Violation {
     }
 }
 
-type Checked = Result<(), Violation>;
+pub(crate) type Checked = Result<(), Violation>;
 
-fn hold(holds: bool, promise: &'static str, what: impl FnOnce() -> String) -> Checked {
+pub(crate) fn hold(holds: bool, promise: &'static str, what: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(Violation::new(promise, what())) }
 }
 
@@ -42,8 +43,10 @@ pub(crate) struct Check {
     at: BTreeMap<AgentName, RequestId>,
     /// The requests of which it was told that other input is in their turn.
     mixed: BTreeSet<RequestId>,
+    /// How many connections it was told of that wait for each request.
+    pub(crate) waiting: BTreeMap<RequestId, u32>,
     /// When it started.
-    started: i64,
+    pub(crate) started: i64,
 }
 
 impl Check {
@@ -77,6 +80,7 @@ impl Check {
         step: &Step,
     ) -> Checked {
         self.listen(input, subject);
+        tree::holds(world, self, step)?;
         for (after, before) in step.saves.iter().zip(before) {
             let noted = step.notes.iter().any(|(id, _)| id == &after.id);
             match before {
@@ -120,14 +124,23 @@ impl Check {
             (Input::Configure(agents), _) => {
                 self.at.retain(|at, _| agents.iter().any(|(name, _)| name == at));
             }
-            (Input::NotTaken { attempt, .. } | Input::Doubt { attempt, last: true, .. }, Some(subject))
-                if *attempt == subject.attempts && !matches!(subject.stage, Stage::Working { .. }) =>
-            {
+            (
+                Input::NotTaken { attempt, .. }
+                | Input::NotHandedOver { attempt, .. }
+                | Input::Doubt { attempt, last: true, .. },
+                Some(subject),
+            ) if *attempt == subject.attempts && !matches!(subject.stage, Stage::Working { .. }) => {
                 self.leave(subject);
             }
             (Input::TurnEnded { turn, .. }, Some(subject)) if subject.turn() == Some(turn) => self.leave(subject),
             (Input::Consumed { id, mixed: true, .. }, Some(_)) => {
                 self.mixed.insert(id.clone());
+            }
+            (Input::Waits { id }, _) => *self.waiting.entry(id.clone()).or_default() += 1,
+            (Input::WaiterGone { id }, _) => {
+                if let Some(waiting) = self.waiting.get_mut(id) {
+                    *waiting = waiting.saturating_sub(1);
+                }
             }
             _ => {}
         }
@@ -227,6 +240,9 @@ pub(crate) fn end(world: &World) -> Checked {
     for request in world.disk.requests.values() {
         let id = &request.id;
         hold(request.is_settled(), "P1", || format!("{id} never ends: {request:?}"))?;
+        // An asker that a sabotaged engine leaves without news is spoken of below.
+        let silent = world.policy.sabotage.contains(&Sabotage::KeepSilent);
+        hold(!request.is_open() || silent, "P11", || format!("{id} is loaded for ever: held {}", request.held))?;
         if let (Asker::Agent { name }, Kind::Ask) = (&request.asker, &request.kind) {
             let here = world.agents.iter().any(|agent| agent.configured && &agent.name == name);
             let learnt = request.delivered.is_some() || request.notices > 0;
@@ -286,8 +302,11 @@ fn moved(before: &Request, after: &Request, input: &Input, noted: bool) -> Check
     match &before.stage {
         Stage::Queued => Ok(()),
         Stage::Offering { .. } | Stage::Offered { .. } => {
-            let proved =
-                matches!(input, Input::NotTaken { id: of, attempt, .. } if of == id && *attempt == before.attempts);
+            let proved = matches!(
+                input,
+                Input::NotTaken { id: of, attempt, .. } | Input::NotHandedOver { id: of, attempt, .. }
+                    if of == id && *attempt == before.attempts
+            );
             hold(proved || !again, "P2", || format!("{id} is offered again without proof"))
         }
         Stage::Working { .. } => hold(!again, "P2", || format!("{id} is offered again while at work")),

@@ -9,6 +9,9 @@ use crate::agents::SimAgent;
 use crate::rng::Rng;
 use crate::world::{Event, World};
 
+/// The most clients that one run has.
+const MOST: usize = 12;
+
 /// What a client does.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Act {
@@ -69,6 +72,18 @@ impl Client {
 }
 
 impl World {
+    /// An agent at work on a delivery asks another one, or itself.
+    pub(crate) fn agent_asks(&mut self, agent: usize, lasts: i64) {
+        if self.clients.len() >= MOST {
+            return;
+        }
+        let n = self.clients.len();
+        let client = Client { asker: Some(agent), ..Client::new(n, &mut self.rng, &self.agents) };
+        self.clients.push(client);
+        let wait = self.rng.range(1, lasts);
+        self.soon(wait, Event::Client { client: n, act: Act::Submit });
+    }
+
     /// Returns the request that this client submits now.
     fn request(&self, client: &Client) -> Request {
         let asker = match client.asker {
@@ -129,7 +144,13 @@ impl World {
         let client = &mut self.clients[n];
         match verdict {
             Verdict::Accepted | Verdict::Repeated => client.accepted = true,
-            Verdict::UnknownAgent | Verdict::Conflict | Verdict::Fine | Verdict::Nothing => client.refused = true,
+            Verdict::UnknownAgent
+            | Verdict::Conflict
+            | Verdict::TooDeep { .. }
+            | Verdict::TooMany { .. }
+            | Verdict::Cycle(_)
+            | Verdict::Fine
+            | Verdict::Nothing => client.refused = true,
         }
         if client.accepted && !known && (client.waits || self.rng.chance(15)) && !self.fault(15) {
             self.soon(1, Event::Client { client: n, act: Act::Wait });

@@ -180,7 +180,7 @@ impl World {
     pub(crate) fn start(&mut self) -> Result<(), Violation> {
         let stored: Vec<Request> = self.disk.requests.values().filter(|request| request.is_open()).cloned().collect();
         let next = self.disk.requests.values().map(|request| request.seq + 1).max().unwrap_or(1);
-        let mut state = State::restore(stored, next, self.policy.clone());
+        let mut state = State::restore(stored, next, self.policy.clone(), Time(self.now));
         for id in state.lacks().into_iter().filter(|_| self.thorough) {
             state.requests.insert(id.clone(), self.disk.requests[&id].clone());
         }

@@ -86,8 +86,7 @@ impl World {
             let name = it.name.clone();
             let presence = if it.linked { it.presence() } else { Presence::Starting { why: "no link".into() } };
             self.in_order(agent, Input::Presence { agent: name, presence });
-            let proof = format!("not handed over: {why}");
-            self.in_order(agent, Input::NotTaken { id, attempt, proof });
+            self.in_order(agent, Input::NotHandedOver { id, attempt, why: why.into() });
             return;
         }
         it.offered = Some(id.clone());

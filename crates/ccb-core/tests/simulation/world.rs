@@ -107,7 +107,8 @@ impl World {
                 SimAgent::new(["ada", "bob", "cyd"][n], drive)
             })
             .collect();
-        let policy = Policy { sabotage: sabotage.into_iter().collect(), ..Policy::default() };
+        let (max_depth, max_open) = ([2, 3, 6][rng.below(3)], [1, 2, 8][rng.below(3)]);
+        let policy = Policy { max_depth, max_open, sabotage: sabotage.into_iter().collect(), ..Policy::default() };
         let mut world = Self {
             thorough: rng.chance(50),
             rng,
@@ -314,6 +315,9 @@ impl World {
         self.soon(lasts, Event::End { agent, turn: name.clone(), interrupted: false });
         let Some(id) = request else { return Ok(()) };
         self.take(agent, &id)?;
+        if self.rng.chance(40) {
+            self.agent_asks(agent, lasts);
+        }
         self.evidence(
             agent,
             Input::Consumed { id: id.clone(), turn: name.clone(), source: "record".into(), mixed: false },

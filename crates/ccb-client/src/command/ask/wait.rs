@@ -269,6 +269,7 @@ mod tests {
             id: ask().id,
             agent: AgentName::new("codex").unwrap(),
             asker: "manual".into(),
+            parent: None,
             kind: Kind::Ask,
             summary: "hi".into(),
             state: "settled".into(),
