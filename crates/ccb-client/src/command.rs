@@ -157,11 +157,6 @@ fn verbs() -> Vec<String> {
         .collect()
 }
 
-/// Returns who calls, as it is told to askd.
-fn caller(context: &Context) -> Option<&str> {
-    context.environment.text("CCB_CALLER")
-}
-
 /// Reads a request id from the command line.
 fn request_id(word: &str) -> Result<ccb_core::id::RequestId, CliError> {
     ccb_core::id::RequestId::new(word).map_err(|error| CliError::new(error.to_string()).hint("`ccb ps` lists requests"))

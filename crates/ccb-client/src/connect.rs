@@ -38,6 +38,8 @@ const KEEPER_PAUSE: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug)]
 pub(crate) struct Askd {
     pub(crate) home: Home,
+    /// Who calls, by its environment.
+    pub(crate) caller: Option<String>,
     role: &'static str,
     keeper: Keeper,
     autostart: bool,
@@ -90,7 +92,7 @@ impl Askd {
             environment: context.environment.for_keeper(place.run_dir.clone()),
         };
         let autostart = !context.environment.falsy("CCB_ASKD_AUTOSTART");
-        Ok(Self { home: place.home.clone(), role, keeper, autostart })
+        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart })
     }
 
     /// Returns the askd of the project that the current directory is in.
@@ -162,6 +164,14 @@ impl Askd {
     /// `ask` because its id makes it the same request.
     pub(crate) fn call<C: Call>(&self, call: &C) -> Result<C::Answer, CliError> {
         self.call_within(call, CALL_LIMIT)
+    }
+
+    /// The same, with a connection to begin with.
+    pub(crate) fn call_on<C: Call>(&self, mut connection: Connection, call: &C) -> Result<C::Answer, CliError> {
+        match connection.call(call) {
+            Err(CallError::Lost(_)) => self.call(call),
+            answer => answer.map_err(|error| self.lost(error)),
+        }
     }
 
     /// The same, for a call that may take longer.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use ccb_core::id::AgentName;
 use ccb_core::wire::{Call, Code, Hello, LINE_LIMIT, PROTOCOL, Refusal, Reply, Welcome, call_line, parse_reply};
 use serde_json::Value;
 
@@ -19,6 +20,8 @@ pub(crate) struct Connection {
     stream: UnixStream,
     lines: Lines,
     calls: u64,
+    /// The agent in whose pane we run, as askd has found.
+    pub(crate) you: Option<AgentName>,
 }
 
 /// Why a call has no answer.
@@ -61,7 +64,7 @@ impl Connection {
         patience: Patience<'_>,
     ) -> Result<(Self, Welcome), CallError> {
         stream.set_write_timeout(Some(CALL_LIMIT))?;
-        let mut connection = Self { stream, lines: Lines::default(), calls: 0 };
+        let mut connection = Self { stream, lines: Lines::default(), calls: 0, you: None };
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let hello = Hello { protocol: PROTOCOL, version, project: project.to_owned(), role: role.to_owned() };
         let welcome = connection.call_within(&hello, patience)?;
@@ -69,6 +72,7 @@ impl Connection {
             let message = format!("the askd found here serves another project: {}", welcome.work_dir);
             return Err(Refusal::new(Code::Project, message).into());
         }
+        connection.you.clone_from(&welcome.you);
         Ok((connection, welcome))
     }
 

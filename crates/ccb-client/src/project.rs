@@ -24,6 +24,8 @@ pub(crate) struct Place {
     pub(crate) home: Home,
     /// The home's path, if it is not the default one: the keeper must be told.
     pub(crate) run_dir: Option<OsString>,
+    /// Who calls, by `CCB_CALLER`: a name in the project whose home the environment names, and in no other.
+    pub(crate) caller: Option<String>,
 }
 
 /// The stamp in a home: whose it is.
@@ -76,18 +78,19 @@ pub(crate) fn find(cwd: &Path, user: Option<&Path>) -> Option<PathBuf> {
 /// Returns the place of the project at `work_dir`.
 pub(crate) fn place(context: &Context, work_dir: &Path) -> Result<Place, CliError> {
     let home = Home::new(&state_dir(&context.environment)?, work_dir);
+    let caller = context.environment.text("CCB_CALLER").filter(|caller| *caller != "manual").map(str::to_owned);
     let Some(named) = context.environment.raw("CCB_RUN_DIR") else {
-        return Ok(Place { home, run_dir: None });
+        return Ok(Place { home, run_dir: None, caller });
     };
     let named = home::normalise(&context.cwd.join(named));
     if named == home.root() {
-        return Ok(Place { home, run_dir: None });
+        return Ok(Place { home, run_dir: None, caller });
     }
     if stamp(&named).is_some_and(|stamp| stamp.project == home.project()) {
-        return Ok(Place { home: Home::at(&named, work_dir), run_dir: Some(named.into()) });
+        return Ok(Place { home: Home::at(&named, work_dir), run_dir: Some(named.into()), caller });
     }
     note(&format!("CCB_RUN_DIR is ignored: {} is not the home of this project", named.display()));
-    Ok(Place { home, run_dir: None })
+    Ok(Place { home, run_dir: None, caller: None })
 }
 
 fn stamp(root: &Path) -> Option<Stamp> {

@@ -168,6 +168,9 @@ pub struct Welcome {
     pub pid: u32,
     /// Whether a keeper watches it.
     pub keeper: bool,
+    /// The agent in whose pane the caller runs, if it does.
+    #[serde(default)]
+    pub you: Option<AgentName>,
 }
 
 /// An answer without content.

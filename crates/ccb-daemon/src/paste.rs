@@ -131,9 +131,18 @@ pub async fn deliver(target: &Target, offer: &Offer<'_>, gate: &Gate<'_>) -> Del
 }
 
 /// Presses Enter again, only while the composer shows that it still holds exactly `text`.
-///
-/// Of a collapsed paste it shows the number of lines, which must be that of `text`.
 pub async fn retry_enter(target: &Target, text: &str) -> Pressed {
+    press_on_ours(target, text, Key::Enter).await
+}
+
+/// Clears the composer, only while it shows that it holds exactly `text`: what our own interrupt of a turn has put
+/// back into it. The key is one that clears a text, and in an empty composer only warns.
+pub async fn take_back(target: &Target, text: &str) -> Pressed {
+    press_on_ours(target, text, Key::CtrlC).await
+}
+
+/// Presses a key on our text. Of a collapsed paste the number of lines is shown, which must be that of `text`.
+async fn press_on_ours(target: &Target, text: &str, key: Key) -> Pressed {
     let Some(look) = target.look else {
         return Pressed::Refused { why: "its screen cannot be read".to_owned() };
     };
@@ -144,7 +153,7 @@ pub async fn retry_enter(target: &Target, text: &str) -> Pressed {
         Err(block) => return Pressed::Refused { why: block.why },
     };
     match ours(look, &sight, text) {
-        Ok(()) => press(target, Some(pane.cursor), Key::Enter).await,
+        Ok(()) => press(target, Some(pane.cursor), key).await,
         Err(why) => Pressed::Refused { why },
     }
 }

@@ -217,6 +217,7 @@ impl Connection {
             generation: self.door.generation,
             pid: std::process::id(),
             keeper: self.door.keeper.load(Ordering::SeqCst) != 0,
+            you: self.pane(),
         };
         to_value(&welcome)
     }
@@ -302,14 +303,20 @@ impl Connection {
         })
     }
 
-    /// Who asks: the agent in whose pane the caller runs; where that says nothing, the caller's own word.
-    fn asker(&self, hint: Option<&str>) -> Asker {
+    /// Returns the agent in whose pane the caller runs.
+    fn pane(&self) -> Option<AgentName> {
         let table = self.door.agents.lock();
         let inside = table.iter().find(|(_, slot)| {
             slot.runner.as_ref().is_some_and(|runner| process::descends_from(self.pid, &runner.identity))
         });
-        let hinted = || hint.and_then(|hint| AgentName::new(hint).ok()).filter(|name| table.contains_key(name));
-        match inside.map(|(name, _)| name.clone()).or_else(hinted) {
+        inside.map(|(name, _)| name.clone())
+    }
+
+    /// Who asks: the agent in whose pane the caller runs; where that says nothing, the caller's own word.
+    fn asker(&self, hint: Option<&str>) -> Asker {
+        let known = |name: &AgentName| self.door.agents.lock().contains_key(name);
+        let hinted = || hint.and_then(|hint| AgentName::new(hint).ok()).filter(known);
+        match self.pane().or_else(hinted) {
             Some(name) => Asker::Agent { name },
             None => Asker::Manual,
         }

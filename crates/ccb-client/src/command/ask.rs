@@ -10,8 +10,9 @@ use ccb_core::id::AgentName;
 use ccb_core::wire::{Accepted, Ask, LINE_LIMIT, Ps};
 
 use self::options::{Line, Mode, Options, USAGE};
-use crate::connect::Askd;
+use crate::connect::{Askd, DEADLINE};
 use crate::error::CliError;
+use crate::wake::Patience;
 use crate::{Context, clock, display, exit, output};
 
 /// What an agent is told when its request is on its way. It must end its turn: only then can the answer come.
@@ -26,37 +27,38 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
             return Ok(exit::OK);
         }
     };
-    let mode = options.mode(&context.environment);
+    let message = message(&options)?;
+    let askd = Askd::here(context)?;
+    let connection = askd.find_or_start(Patience::of(DEADLINE)).map_err(|error| askd.explain(error))?;
+    let asker = connection.you.as_ref().map(|agent| agent.as_str().to_owned()).or_else(|| askd.caller.clone());
+    let mode = options.mode(&context.environment, asker.is_some());
     if mode == Mode::Async && options.output.is_some() {
         return Err(CliError::new("`--output` is for an answer that is waited for").hint("add `--wait`"));
     }
-    let message = message(&options)?;
-    let askd = Askd::here(context)?;
     if options.agent.eq_ignore_ascii_case("all") {
         if options.mode == Some(Mode::Wait) {
             return Err(CliError::new("`ask all` does not wait").hint("`ccb pend <id>` gets each answer"));
         }
-        return all(context, &askd, &options, &message);
+        return all(&askd, &options, &message, asker.as_deref());
     }
-    let ask = call(context, &options, options.agent.clone(), message, mode);
+    let ask = call(&askd, &options, options.agent.clone(), message, mode);
     match mode {
-        Mode::Wait => wait::run(&askd, ask, &options),
+        Mode::Wait => wait::run(&askd, connection, ask, &options),
         Mode::Async => {
-            let accepted = askd.call(&ask)?;
+            let accepted = askd.call_on(connection, &ask)?;
             output::show(options.json, &accepted, |accepted| format!("{}\n{MANDATORY}", submitted(accepted)))
         }
     }
 }
 
 /// Asks every agent but the one that asks.
-fn all(context: &Context, askd: &Askd, options: &Options, message: &str) -> Result<u8, CliError> {
+fn all(askd: &Askd, options: &Options, message: &str, asker: Option<&str>) -> Result<u8, CliError> {
     let names = askd.call(&Ps {})?.agents.into_iter().map(|agent| agent.name);
-    let asker = super::caller(context);
     let others: Vec<AgentName> = names.filter(|name| Some(name.as_str()) != asker).collect();
     if others.is_empty() {
         return Err(CliError::new("there is no agent to ask").hint("`ccb codex` starts one"));
     }
-    let ask = |name: &AgentName| askd.call(&call(context, options, name.to_string(), message.to_owned(), Mode::Async));
+    let ask = |name: &AgentName| askd.call(&call(askd, options, name.to_string(), message.to_owned(), Mode::Async));
     let mut accepted: Vec<Accepted> = Vec::new();
     let mut refused = None;
     for name in &others {
@@ -79,13 +81,13 @@ fn all(context: &Context, askd: &Askd, options: &Options, message: &str) -> Resu
     refused.map_or(Ok(shown), Err)
 }
 
-fn call(context: &Context, options: &Options, agent: String, message: String, mode: Mode) -> Ask {
+fn call(askd: &Askd, options: &Options, agent: String, message: String, mode: Mode) -> Ask {
     Ask {
         id: clock::request_id(),
         agent,
         message,
         timeout_s: options.timeout_s,
-        caller: super::caller(context).map(str::to_owned),
+        caller: askd.caller.clone(),
         no_wrap: options.no_wrap,
         waits: mode == Mode::Wait,
     }

@@ -304,11 +304,15 @@ impl Claude {
     /// Claude has been idle for as long as its transcript may take, which says no more.
     async fn run_out(&mut self, line: &mut Line) {
         self.look_around(line).await;
-        let over = self.at.as_ref().and_then(|at| at.cap).is_some_and(|cap| cap <= Instant::now());
-        if over {
-            self.finish(line);
-            self.show(line);
+        let Some(at) = self.at.as_ref().filter(|at| at.cap.is_some_and(|cap| cap <= Instant::now())) else { return };
+        let ours = (at.interrupted && at.conversation.mark().is_none()).then(|| (at.id.clone(), at.text.clone()));
+        self.finish(line);
+        if let (Some((id, text)), Some(target)) = (ours, self.seat.target()) {
+            // Interrupted before it had said anything, Claude puts the prompt back into its composer.
+            let taken = paste::take_back(target, &text).await;
+            log(&format!("{}: taking {id} back from its composer: {taken:?}", line.agent));
         }
+        self.show(line);
     }
 
     /// Tells how the turn ended.
@@ -324,6 +328,7 @@ impl Claude {
         let unmarked = at.conversation.mark().is_none();
         if unmarked {
             // An early Esc: the prompt may be back in the composer.
+            self.seen = None;
             self.seat.check_soon();
         }
         self.leave(line, Input::TurnEnded { id, turn, end, by });
@@ -485,9 +490,9 @@ impl Claude {
     /// Takes up a delivery that was offered before, and reads the whole transcript for it.
     async fn read_anew(&mut self, line: &Line, id: RequestId, attempt: u32) {
         let wanted = id.clone();
-        let found = line.engine.look(move |view| {
-            view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap))
-        });
+        let found = line
+            .engine
+            .look(move |view| view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap)));
         let Some((kind, message, no_wrap)) = found.await.ok().flatten() else { return };
         let text = Offer { id: id.clone(), attempt, kind, message, no_wrap }.text(false);
         self.at = Some(At::new(id, attempt, text));

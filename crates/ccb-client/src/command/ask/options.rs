@@ -62,8 +62,7 @@ pub(super) enum Mode {
 
 impl Options {
     /// Returns whether to wait: by an option, by the predecessor's settings, or by who asks.
-    pub(super) fn mode(&self, environment: &Environment) -> Mode {
-        let by_agent = environment.text("CCB_CALLER").is_some_and(|caller| caller != "manual");
+    pub(super) fn mode(&self, environment: &Environment, by_agent: bool) -> Mode {
         match self.mode {
             Some(mode) => mode,
             None if environment.truthy("CCB_ASK_BACKGROUND") => Mode::Async,
@@ -236,13 +235,12 @@ mod tests {
 
     #[test]
     fn who_asks_decides_whether_to_wait_if_nothing_else_does() {
-        let mode = |words: &[&str], pairs: &[(&str, &str)]| ask(words).mode(&pairs.iter().copied().collect());
+        let mode = |words: &[&str], pairs: &[(&str, &str)]| ask(words).mode(&pairs.iter().copied().collect(), false);
+        let by_agent = |pairs: &[(&str, &str)]| ask(&["codex"]).mode(&pairs.iter().copied().collect(), true);
         let plain: &[&str] = &["codex"];
         assert_eq!(mode(plain, &[]), Mode::Wait);
-        assert_eq!(mode(plain, &[("CCB_CALLER", "")]), Mode::Wait);
-        assert_eq!(mode(plain, &[("CCB_CALLER", "manual")]), Mode::Wait);
-        assert_eq!(mode(plain, &[("CCB_CALLER", "claude")]), Mode::Async);
-        assert_eq!(mode(plain, &[("CCB_CALLER", "claude"), ("CCB_ASK_FOREGROUND", "on")]), Mode::Wait);
+        assert_eq!(by_agent(&[]), Mode::Async);
+        assert_eq!(by_agent(&[("CCB_ASK_FOREGROUND", "on")]), Mode::Wait);
         assert_eq!(mode(plain, &[("CCB_ASK_BACKGROUND", "1"), ("CCB_ASK_FOREGROUND", "1")]), Mode::Async);
         assert_eq!(mode(&["codex", "--wait"], &[("CCB_ASK_BACKGROUND", "1")]), Mode::Wait);
     }

@@ -41,7 +41,7 @@ struct StatusLine {
 }
 
 /// Asks, waits, prints the answer, and says that it was printed.
-pub(super) fn run(askd: &Askd, ask: Ask, options: &Options) -> Result<u8, CliError> {
+pub(super) fn run(askd: &Askd, connection: Connection, ask: Ask, options: &Options) -> Result<u8, CliError> {
     let interrupt = Interrupt::catch().map_err(|error| CliError::new(format!("cannot watch for Ctrl-C: {error}")))?;
     let limit = ask.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     let until = limit.and_then(|limit| Instant::now().checked_add(limit)?.checked_add(GRACE));
@@ -49,7 +49,7 @@ pub(super) fn run(askd: &Askd, ask: Ask, options: &Options) -> Result<u8, CliErr
     let line = StatusLine::new(&ask.agent);
     let id = ask.id.clone();
     let mut vigil = Vigil { askd, ask, accepted: false, patience, line };
-    let (request, mut connection) = vigil.keep()?;
+    let (request, mut connection) = vigil.keep(connection)?;
     drop(vigil);
     let reply = display::reply(&request);
     let printed = match (options.json, reply.is_empty()) {
@@ -83,9 +83,7 @@ fn acknowledge(askd: &Askd, connection: &mut Connection, id: RequestId) {
 
 impl Vigil<'_> {
     /// Waits until the request is over.
-    fn keep(&mut self) -> Result<(RequestView, Connection), CliError> {
-        let first = self.patience.at_most(DEADLINE);
-        let mut connection = self.askd.find_or_start(first).map_err(|error| self.unreachable(error))?;
+    fn keep(&mut self, mut connection: Connection) -> Result<(RequestView, Connection), CliError> {
         loop {
             match self.round(&mut connection) {
                 Ok(request) => return Ok((request, connection)),
@@ -315,7 +313,7 @@ mod tests {
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
         let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
-        let (request, connection) = vigil.keep().unwrap();
+        let (request, connection) = vigil.keep(world.askd.find_or_start(patience).unwrap()).unwrap();
         assert_eq!(request, settled());
         drop((connection, vigil));
         let calls: Vec<(String, Value)> = calls.try_iter().collect();
@@ -334,6 +332,6 @@ mod tests {
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
         let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
-        assert_eq!(vigil.keep().unwrap_err().message, "no agent `codex`");
+        assert_eq!(vigil.keep(world.askd.find_or_start(patience).unwrap()).unwrap_err().message, "no agent `codex`");
     }
 }
