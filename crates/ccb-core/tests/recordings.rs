@@ -2,13 +2,17 @@
 //!
 //! `recordings/<provider>/<case>/messages.jsonl` holds the lines as they came (Codex CLI 0.169.0's app-server, with
 //! the recording machine's paths taken out), `expected.txt` beside it what they mean. To record a new case, write
-//! its lines, run the test, read what it prints, and keep that.
+//! its lines, run the test, read what it prints, and keep that. Claude Code 2.1.330's are transcripts, without the lines
+//! that say nothing of the conversation and without what its attachments hold.
 
 #![expect(clippy::unwrap_used, reason = "all of this file is a test, its helpers too")]
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
+use ccb_core::id::RequestId;
+use ccb_core::prompt;
+use ccb_core::provider::claude::conversation::Conversation;
 use ccb_core::provider::codex_rpc::{Message, Status, TurnRecord, parse, status, turn_record};
 
 fn cases(provider: &str) -> Vec<PathBuf> {
@@ -77,5 +81,43 @@ fn torn_and_repeated_lines_of_a_recording_do_no_harm() {
                 assert_eq!(parse(&line[..cut]), Message::Other, "{}", &line[..cut]);
             }
         }
+    }
+}
+
+/// Returns what a transcript says, line by line, of the delivery that its first prompt is.
+fn story(lines: &str) -> String {
+    let at = lines.find(prompt::ANCHOR).unwrap() + prompt::ANCHOR.len();
+    let id = lines[at..].split(['\\', '"']).next().unwrap().trim();
+    let mut conversation = Conversation::new(RequestId::new(id).unwrap(), None);
+    let (mut text, mut before) = (String::new(), String::new());
+    for (number, line) in (1..).zip(lines.lines()) {
+        conversation.take(line);
+        let mut now = match (conversation.turn(), conversation.rejection()) {
+            (None, None) => "not seen".to_owned(),
+            (None, Some(rejection)) => format!("rejected: {}", rejection.reason),
+            (Some(turn), _) => format!("in {turn}, ended: {:?}", conversation.mark()),
+        };
+        now += if conversation.is_mixed() { ", mixed" } else { "" };
+        now += if conversation.is_followed() { ", followed" } else { "" };
+        if now != before {
+            let _ = writeln!(text, "{number}: {now}");
+            before = now;
+        }
+    }
+    if conversation.turn().is_some() {
+        let _ = writeln!(text, "{:?}", conversation.end());
+    }
+    text
+}
+
+#[test]
+fn recordings_of_claude_mean_what_they_meant() {
+    let cases = cases("claude");
+    assert!(cases.len() >= 5, "{cases:?}");
+    for case in cases {
+        let lines = std::fs::read_to_string(case.join("messages.jsonl")).unwrap();
+        let found = story(&lines);
+        let expected = std::fs::read_to_string(case.join("expected.txt")).unwrap_or_default();
+        assert_eq!(found, expected, "\n{} means now:\n{found}", case.display());
     }
 }
