@@ -42,6 +42,18 @@ pub fn notice(id: &RequestId, of: &RequestId, provider: &str, outcome: &Outcome,
     )
 }
 
+/// Returns what is given to an agent in place of a `text` that is too long to paste: its first lines, which hold the
+/// anchor, and the file that has all of it.
+pub fn by_file(text: &str, path: &str) -> String {
+    let lines: Vec<String> = text.lines().take(20).map(|line| line.chars().take(200).collect()).collect();
+    let size = text.len();
+    format!(
+        "{}\n\n[This is only the beginning. The whole text has {size} bytes and is too long to paste: before you answer, \
+         read all of it from the file {path}]\n",
+        lines.join("\n")
+    )
+}
+
 /// Returns whether `text` is headed by the anchor of `id`: its first meaningful line, or one of the first few.
 ///
 /// A quoted anchor further down never counts.
@@ -70,6 +82,14 @@ mod tests {
         assert!(anchored(&text, &id()));
         assert!(text.ends_with("CCB_DONE: 20261122-205301-123-4711-1\n"));
         assert!(!envelope(&id(), "x", false).contains("CCB_DONE"));
+    }
+
+    #[test]
+    fn a_text_in_a_file_is_anchored_too() {
+        let text = envelope(&id(), &"x".repeat(5000), false);
+        let short = by_file(&text, "/home/a b/f");
+        assert!(anchored(&short, &id()) && short.len() < 500);
+        assert!(short.contains("5043 bytes") && short.contains("the file /home/a b/f]"), "{short}");
     }
 
     #[test]

@@ -60,7 +60,7 @@ impl Files {
 
     /// Writes a file of the home so that a reader sees the old text or the new one, never a part.
     pub(crate) fn write(&self, name: &str, text: &str) -> io::Result<()> {
-        write_atomic(&self.path(name), text.as_bytes())
+        write_private(&self.path(name), text.as_bytes())
     }
 
     /// Opens the log for appending; one that has grown large is set aside first.
@@ -89,7 +89,7 @@ impl Files {
 }
 
 /// Writes `path` by way of a sibling, 0600.
-fn write_atomic(path: &Path, bytes: &[u8]) -> io::Result<()> {
+pub(crate) fn write_private(path: &Path, bytes: &[u8]) -> io::Result<()> {
     replace(path, bytes, |_| Ok(()))
 }
 

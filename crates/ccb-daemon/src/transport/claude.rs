@@ -404,7 +404,12 @@ impl Claude {
                 return line.not_handed_over(&offer, "Claude is not idle");
             }
         }
-        let text = offer.text(false);
+        let text = match self.seat.text(&line.agent, &offer, false) {
+            Ok(text) => text,
+            Err(error) => {
+                return self.seat.keep_back(line, &offer, &format!("its text cannot be kept in a file: {error}"));
+            }
+        };
         let mut at = At::new(offer.id.clone(), offer.attempt, text.clone());
         at.stale = self.records.status().map(|_| self.records.since());
         self.records.begin(false);
@@ -494,7 +499,8 @@ impl Claude {
             .engine
             .look(move |view| view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap)));
         let Some((kind, message, no_wrap)) = found.await.ok().flatten() else { return };
-        let text = Offer { id: id.clone(), attempt, kind, message, no_wrap }.text(false);
+        let offer = Offer { id: id.clone(), attempt, kind, message, no_wrap };
+        let text = self.seat.text(&line.agent, &offer, false).unwrap_or_else(|_| offer.text(false));
         self.at = Some(At::new(id, attempt, text));
         self.records.begin(true);
     }

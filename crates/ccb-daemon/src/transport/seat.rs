@@ -3,10 +3,15 @@
 //! It is pinned when the agent starts. Its screen is looked at again and again only while something waits for it:
 //! a draft leaves no event when it goes.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ccb_core::home::file;
+use ccb_core::id::AgentName;
+use ccb_core::paste::LIMIT;
+use ccb_core::prompt;
 use ccb_core::screen::{Look, Sight};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
@@ -14,7 +19,7 @@ use tokio::time::Instant;
 
 use super::{Line, Offer};
 use crate::agents::Agents;
-use crate::files::Files;
+use crate::files::{Files, remove_if_there, write_private};
 use crate::paste::{self, Delivery, Gate, Target};
 use crate::process::Identity;
 use crate::tmux::Server;
@@ -95,6 +100,26 @@ impl Seat {
         Ok(())
     }
 
+    /// Returns what is pasted for a delivery. One that is too long goes to a file, which the agent may read; it is
+    /// removed when the agent gets something else.
+    pub(crate) fn text(&self, agent: &AgentName, offer: &Offer, marked: bool) -> io::Result<String> {
+        let text = offer.text(marked);
+        let name = |id: &str| format!("{agent}.{id}.txt");
+        let bodies = self.files.path(file::BODIES);
+        let ours = name(offer.id.as_str());
+        let old = std::fs::read_dir(&bodies)?.filter_map(Result::ok).map(|entry| entry.file_name());
+        let of_agent =
+            |file: &String| file.starts_with(&format!("{agent}.")) && file.ends_with(".txt") && *file != ours;
+        for file in old.filter_map(|file| file.into_string().ok()).filter(of_agent) {
+            remove_if_there(&bodies.join(file))?;
+        }
+        if text.len() <= LIMIT {
+            return Ok(text);
+        }
+        write_private(&bodies.join(&ours), text.as_bytes())?;
+        Ok(prompt::by_file(&text, &bodies.join(&ours).display().to_string()))
+    }
+
     /// The program has ended.
     pub(crate) fn leave(&mut self) {
         self.target = None;
@@ -158,6 +183,19 @@ impl Seat {
         Some(presence)
     }
 
+    /// Does not deliver now, for a reason that somebody may end.
+    pub(crate) fn keep_back(&mut self, line: &mut Line, offer: &Offer, why: &str) {
+        // First the reason, so that the engine does not offer again at once.
+        line.presence(Presence::Waiting { why: why.to_owned() });
+        self.give_back(line, offer, why);
+    }
+
+    fn give_back(&mut self, line: &Line, offer: &Offer, why: &str) {
+        self.setback = (self.setback * 2).clamp(RECHECK.0, RECHECK.1);
+        self.check_soon();
+        line.not_handed_over(offer, why);
+    }
+
     /// Puts a text into the composer and submits it, and tells the engine what became of that.
     pub(crate) async fn deliver(&mut self, line: &mut Line, offer: &Offer, text: &str, gate: &Gate<'_>) -> Handed {
         let Some(target) = self.target.clone() else {
@@ -173,16 +211,13 @@ impl Seat {
                 line.engine.tell(Input::HandedOver { id, attempt, how });
                 Handed::Over
             }
-            Delivery::NotHandedOver { why, wait } => {
-                self.setback = (self.setback * 2).clamp(RECHECK.0, RECHECK.1);
-                // First the reason, so that the engine does not offer again at once.
-                line.presence(if wait {
-                    Presence::Waiting { why: why.clone() }
-                } else {
-                    Presence::Starting { why: why.clone() }
-                });
-                self.check_soon();
-                line.not_handed_over(offer, &why);
+            Delivery::NotHandedOver { why, wait: true } => {
+                self.keep_back(line, offer, &why);
+                Handed::Back
+            }
+            Delivery::NotHandedOver { why, wait: false } => {
+                line.presence(Presence::Starting { why: why.clone() });
+                self.give_back(line, offer, &why);
                 Handed::Back
             }
             Delivery::Stuck { why } => {

@@ -230,7 +230,12 @@ impl Watched {
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
         let marked = self.place.completion == Completion::Marker && !offer.no_wrap;
-        let text = offer.text(marked);
+        let text = match self.seat.text(&line.agent, &offer, marked) {
+            Ok(text) => text,
+            Err(error) => {
+                return self.seat.keep_back(line, &offer, &format!("its text cannot be kept in a file: {error}"));
+            }
+        };
         self.follow_from_here(At::new(offer.id.clone(), offer.attempt, offer.kind.clone()));
         if self.seat.deliver(line, &offer, &text, &|_| Ok(())).await == Handed::Back {
             self.leave();

@@ -106,7 +106,9 @@ impl Launch {
 /// Returns what `--settings` adds to the user's own: our hooks, and the permission for our commands.
 fn settings(files: &Files, agent: &str, plain: bool) -> Value {
     let mut allowed: Vec<&str> = ALLOWED.to_vec();
-    allowed.push("mcp__ccb");
+    // A message that is too long to paste is read from there; a leading slash more makes a path absolute.
+    let bodies = format!("Read(/{}/**)", files.path("bodies").display());
+    allowed.extend(["mcp__ccb", &bodies]);
     let mut settings = json!({ "permissions": { "allow": allowed } });
     if !plain {
         let program = files.path("bin/ccb");
