@@ -1,5 +1,6 @@
 //! Ring 3: the real binaries in a sealed world, with stub agents in a private tmux, and `kill -9` of everything.
 
+mod askers;
 mod asks;
 mod bad_input;
 mod deaths;
