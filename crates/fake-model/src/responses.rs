@@ -14,6 +14,9 @@ use crate::state::State;
 /// How much of the user's text a log line holds, in characters.
 const LOGGED_TEXT: usize = 300;
 
+/// How much of each of the CLI's own instructions is logged, in characters: enough for what others add to them.
+const LOGGED_INSTRUCTIONS: usize = 2500;
+
 /// Answers are reported to have cost so many tokens.
 const OUTPUT_TOKENS: u64 = 20;
 
@@ -125,6 +128,13 @@ fn tool_names(body: &Value) -> Vec<&str> {
     tools.filter_map(|tool| tool["name"].as_str().or_else(|| tool["type"].as_str())).collect()
 }
 
+/// Returns the beginnings of the texts that the CLI tells the model in the developer's name.
+fn developer_texts(body: &Value) -> Vec<String> {
+    let items = body["input"].as_array().into_iter().flatten().filter(|item| item["role"] == "developer");
+    let parts = items.flat_map(|item| item["content"].as_array().into_iter().flatten());
+    parts.filter_map(|part| Some(part["text"].as_str()?.chars().take(LOGGED_INSTRUCTIONS).collect())).collect()
+}
+
 fn log_fields(call: &Call, turn: &Turn) -> Value {
     let (body, request) = (call.body, call.request);
     let start: String = turn.text.chars().take(LOGGED_TEXT).collect();
@@ -140,6 +150,7 @@ fn log_fields(call: &Call, turn: &Turn) -> Value {
         "nresults": turn.results,
         "user": start,
         "userlen": turn.text.chars().count(),
+        "developer": developer_texts(body),
         "ua": request.header("user-agent"),
         "auth": request.header("authorization"),
         "enc": request.header("content-encoding"),

@@ -15,8 +15,9 @@ use super::calls::{Desk, LONGEST_WAIT_S, Told, WAIT_S};
 use super::transport::Receipts;
 use crate::wake::Interrupt;
 
-const INSTRUCTIONS: &str = "Tools to work with the other AI coding agents of this project. `ask` gives one of them \
-                            a task and brings its answer; `agents` shows who is there.";
+const INSTRUCTIONS: &str = "Tools to work with the other AI coding agents of this project: `ask` gives one of them \
+                            a message and brings its answer, `agents` shows who is there. When you are told that a \
+                            request goes on, end your turn: its answer comes by itself as a new message.";
 
 /// The server.
 pub(super) struct Tools {
