@@ -26,8 +26,8 @@ impl Mcp {
     }
 
     fn spawn(command: &mut Command) -> Self {
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("our own program starts");
+        let stdout = BufReader::new(child.stdout.take().expect("a pipe"));
         let (line, lines) = channel();
         std::thread::spawn(move || {
             for text in stdout.lines().map_while(Result::ok) {
@@ -51,18 +51,19 @@ impl Mcp {
     fn initialize(&mut self) {
         let client = json!({"name": "test", "version": "1"});
         let params = json!({"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client});
-        let answer = self.call("initialize", params);
+        let answer = self.call("initialize", &params);
         assert_eq!(answer["result"]["protocolVersion"], "2025-11-25", "{answer}");
         assert_eq!(answer["result"]["serverInfo"]["name"], "ccb");
         self.write(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
     }
 
     fn write(&mut self, message: &Value) {
-        writeln!(self.stdin.as_mut().unwrap(), "{message}").unwrap();
+        let stdin = self.stdin.as_mut().expect("its input is open");
+        writeln!(stdin, "{message}").expect("it reads");
     }
 
     /// Sends a call and returns its number.
-    fn begin(&mut self, method: &str, params: Value) -> u64 {
+    fn begin(&mut self, method: &str, params: &Value) -> u64 {
         self.calls += 1;
         let call = json!({"jsonrpc": "2.0", "id": self.calls, "method": method, "params": params});
         self.write(&call);
@@ -78,19 +79,19 @@ impl Mcp {
     }
 
     #[track_caller]
-    fn call(&mut self, method: &str, params: Value) -> Value {
+    fn call(&mut self, method: &str, params: &Value) -> Value {
         let number = self.begin(method, params);
         self.answer(number)
     }
 
     /// Begins to call a tool.
-    fn tool(&mut self, name: &str, arguments: Value) -> u64 {
-        self.begin("tools/call", json!({"name": name, "arguments": arguments}))
+    fn tool(&mut self, name: &str, arguments: &Value) -> u64 {
+        self.begin("tools/call", &json!({"name": name, "arguments": arguments}))
     }
 
     /// Calls a tool and returns its text, and whether it is an error.
     #[track_caller]
-    fn said(&mut self, name: &str, arguments: Value) -> (String, bool) {
+    fn said(&mut self, name: &str, arguments: &Value) -> (String, bool) {
         let number = self.tool(name, arguments);
         said(&self.answer(number))
     }
@@ -98,7 +99,7 @@ impl Mcp {
     /// Begins an ask that waits; the request's id is known when this returns.
     fn ask_meanwhile(&mut self, env: &TestEnv, message: &str) -> (String, u64) {
         let before = env.requests();
-        let number = self.tool("ask", json!({"agent": "stub", "message": message}));
+        let number = self.tool("ask", &json!({"agent": "stub", "message": message}));
         let id = until("the request is accepted", || env.requests().into_iter().find(|id| !before.contains(id)));
         (id, number)
     }
@@ -109,7 +110,7 @@ impl Mcp {
     }
 
     fn over(&mut self) -> Option<i32> {
-        until("ccb mcp has ended", || self.child.try_wait().unwrap()).code()
+        until("ccb mcp has ended", || self.child.try_wait().expect("a child can be waited for")).code()
     }
 }
 
@@ -131,15 +132,15 @@ fn said(answer: &Value) -> (String, bool) {
 fn a_session_begins_with_or_without_the_drafts_question_and_lists_the_tools() {
     let env = TestEnv::new(Setup::default());
     let mut mcp = Mcp::bare(&env);
-    let refused = mcp.call("server/discover", json!({}));
+    let refused = mcp.call("server/discover", &json!({}));
     assert_eq!(refused["error"]["code"], -32601, "{refused}");
     mcp.initialize();
-    let tools = mcp.call("tools/list", json!({}));
+    let tools = mcp.call("tools/list", &json!({}));
     let tools = tools["result"]["tools"].as_array().unwrap().clone();
     let names: Vec<&str> = tools.iter().filter_map(|tool| tool["name"].as_str()).collect();
     assert_eq!(names, ["ask", "wait", "pend", "agents", "cancel"]);
-    assert_eq!(mcp.call("no/such", json!({}))["error"]["code"], -32601);
-    assert!(mcp.call("tools/call", json!({"name": "nothing"}))["error"]["message"].is_string());
+    assert_eq!(mcp.call("no/such", &json!({}))["error"]["code"], -32601);
+    assert!(mcp.call("tools/call", &json!({"name": "nothing"}))["error"]["message"].is_string());
     drop(mcp.stdin.take());
     assert_eq!(mcp.end(), Some(0));
 }
@@ -148,19 +149,19 @@ fn a_session_begins_with_or_without_the_drafts_question_and_lists_the_tools() {
 fn an_ask_brings_the_whole_answer_and_counts_as_delivered_once_it_is_written() {
     let env = TestEnv::start(Setup::default());
     let mut mcp = Mcp::start(&env);
-    let number = mcp.tool("ask", json!({"agent": "stub", "message": "ECHOALL: one\n\ntwo 你好"}));
+    let number = mcp.tool("ask", &json!({"agent": "stub", "message": "ECHOALL: one\n\ntwo 你好"}));
     let answer = mcp.answer(number);
     assert_eq!(said(&answer), ("one\n\ntwo 你好".into(), false));
     let id = answer["result"]["_meta"]["ccb/request"]["id"].as_str().unwrap().to_owned();
     until("the answer is acknowledged", || env.explain(&id)["request"]["delivered"].is_number().then_some(()));
-    assert_eq!(mcp.said("pend", json!({"target": "stub"})).0, "one\n\ntwo 你好");
-    let (text, is_error) = mcp.said("ask", json!({"agent": "stubb", "message": "hi"}));
+    assert_eq!(mcp.said("pend", &json!({"target": "stub"})).0, "one\n\ntwo 你好");
+    let (text, is_error) = mcp.said("ask", &json!({"agent": "stubb", "message": "hi"}));
     assert!(is_error && text.contains("no agent `stubb`") && text.contains("did you mean `stub`?"), "{text}");
-    let (text, is_error) = mcp.said("ask", json!({"agent": "stub"}));
+    let (text, is_error) = mcp.said("ask", &json!({"agent": "stub"}));
     assert!(is_error && text.contains("missing field `message`"), "{text}");
-    let (text, is_error) = mcp.said("wait", json!({"id": "20260101-000000-000-1-1"}));
+    let (text, is_error) = mcp.said("wait", &json!({"id": "20260101-000000-000-1-1"}));
     assert!(is_error && text.contains("no request"), "{text}");
-    let (text, _) = mcp.said("agents", json!({}));
+    let (text, _) = mcp.said("agents", &json!({}));
     assert!(text.starts_with("stub: codex, idle"), "{text}");
 }
 
@@ -168,15 +169,17 @@ fn an_ask_brings_the_whole_answer_and_counts_as_delivered_once_it_is_written() {
 fn an_answer_that_takes_longer_than_the_wait_is_there_for_the_next_one() {
     let env = TestEnv::start(Setup::default());
     let mut mcp = Mcp::start(&env);
-    let number = mcp.tool("ask", json!({"agent": "stub", "message": "SLEEP 1: better late", "wait_s": 0.1}));
+    let number = mcp.tool("ask", &json!({"agent": "stub", "message": "SLEEP 1: better late", "wait_s": 0.1}));
     let answer = mcp.answer(number);
     let (text, is_error) = said(&answer);
     let id = answer["result"]["_meta"]["ccb/request"]["id"].as_str().unwrap().to_owned();
     assert!(!is_error && text.starts_with("No answer yet") && text.contains(&id), "{text}");
-    assert!(mcp.said("pend", json!({"target": &id})).0.contains("No answer yet"));
-    assert_eq!(mcp.said("wait", json!({"id": &id})), ("better late".into(), false));
+    assert!(mcp.said("pend", &json!({"target": &id})).0.contains("No answer yet"));
+    assert_eq!(mcp.said("wait", &json!({"id": &id})), ("better late".into(), false));
     until("the answer is acknowledged", || env.explain(&id)["request"]["delivered"].is_number().then_some(()));
-    assert_eq!(mcp.said("pend", json!({"target": &id})), ("better late".into(), false));
+    for tool in [("pend", json!({"target": &id})), ("wait", json!({"id": &id, "wait_s": 0}))] {
+        assert_eq!(mcp.said(tool.0, &tool.1), ("better late".into(), false));
+    }
 }
 
 #[test]
@@ -185,13 +188,13 @@ fn an_agent_that_does_not_wait_is_told_to_end_its_turn_and_gets_the_answer_by_it
     let mut command = env.command(env!("CARGO_BIN_EXE_ccb"));
     let mut mcp = Mcp::spawn(command.arg("mcp").env("CCB_CALLER", "asker"));
     mcp.initialize();
-    let (text, _) = mcp.said("ask", json!({"agent": "stub", "message": "ECHO: for later", "wait_s": 0}));
+    let (text, _) = mcp.said("ask", &json!({"agent": "stub", "message": "ECHO: for later", "wait_s": 0}));
     assert!(text.contains("end your turn now") && text.contains("[CCB_TASK_"), "{text}");
     until("the notice arrives", || {
         let all = env.questions("asker");
         all.iter().any(|text| text.contains("[CCB_TASK_COMPLETED]") && text.contains("for later")).then_some(())
     });
-    assert!(mcp.said("agents", json!({})).0.contains("asker (you)"));
+    assert!(mcp.said("agents", &json!({})).0.contains("asker (you)"));
 }
 
 #[test]
@@ -206,7 +209,7 @@ fn a_wait_that_is_given_up_leaves_the_request_running_and_its_answer_undelivered
             "cancelled" => {
                 let params = json!({"requestId": number, "reason": "test"});
                 mcp.write(&json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": params}));
-                assert!(mcp.said("agents", json!({})).0.contains(&id), "it serves on");
+                assert!(mcp.said("agents", &json!({})).0.contains(&id), "it serves on");
             }
             "closed" => {
                 drop(mcp.stdin.take());
@@ -230,7 +233,7 @@ fn a_request_is_cancelled_and_the_waiting_ask_is_told() {
     let mut mcp = Mcp::start(&env);
     let (id, asked) = mcp.ask_meanwhile(&env, "SLEEP 30: never");
     env.until_request(&id, "working");
-    let cancelled = mcp.tool("cancel", json!({"id": &id}));
+    let cancelled = mcp.tool("cancel", &json!({"id": &id}));
     let mut answers =
         [&mcp.lines.recv_timeout(SOON).unwrap(), &mcp.lines.recv_timeout(SOON).unwrap()].map(Value::clone);
     answers.sort_by_key(|answer| answer["id"].as_u64());
@@ -261,6 +264,6 @@ fn without_a_project_each_tool_says_so() {
     let mut command = env.command(env!("CARGO_BIN_EXE_ccb"));
     let mut mcp = Mcp::spawn(command.arg("mcp"));
     mcp.initialize();
-    let (text, is_error) = mcp.said("agents", json!({}));
+    let (text, is_error) = mcp.said("agents", &json!({}));
     assert!(is_error && text.contains("no project here") && text.contains("What to do: run `ccb`"), "{text}");
 }

@@ -42,8 +42,8 @@ mod tests {
     fn an_agent_is_told_who_it_is_and_who_else_is_there() {
         let name = |name: &str| AgentName::new(name).unwrap();
         let text =
-            instructions(&name("codex"), "/work/x y", &[(name("reviewer"), "Codex"), (name("claude"), "Claude")]);
-        assert!(text.starts_with("You are `codex`") && text.contains("/work/x y"), "{text}");
+            instructions(&name("codex"), "/home/u/x y", &[(name("reviewer"), "Codex"), (name("claude"), "Claude")]);
+        assert!(text.starts_with("You are `codex`") && text.contains("/home/u/x y"), "{text}");
         assert!(text.ends_with("besides you: reviewer (Codex), claude (Claude)."), "{text}");
         assert!(instructions(&name("codex"), "/w", &[]).ends_with("what each is doing."));
         assert!(text.len() < 1800, "{}", text.len());

@@ -13,6 +13,7 @@ use serde_json::{Map, Value, json};
 use super::transport::Receipt;
 use crate::command::ask::wait::{Ended, Vigil, acknowledge};
 use crate::connect::Askd;
+use crate::connection::{CALL_LIMIT, Connection};
 use crate::error::CliError;
 use crate::wake::{Interrupt, Patience};
 use crate::{Context, clock, display, project};
@@ -118,8 +119,10 @@ impl Told {
 
 impl From<CliError> for Told {
     fn from(error: CliError) -> Self {
-        let hints: String = error.hints.iter().map(|hint| format!("\nWhat to do: {hint}")).collect();
-        Self { is_error: true, ..Self::new(format!("Error: {}{hints}", error.message)) }
+        let error_line = format!("Error: {}", error.message);
+        let hints = error.hints.iter().map(|hint| format!("What to do: {hint}"));
+        let lines: Vec<String> = std::iter::once(error_line).chain(hints).collect();
+        Self { is_error: true, ..Self::new(lines.join("\n")) }
     }
 }
 
@@ -144,7 +147,7 @@ impl Desk {
         let told = match tool {
             "ask" => read(tool, arguments).and_then(|arguments| self.ask(arguments, interrupt)),
             "wait" => read(tool, arguments).and_then(|arguments| self.wait(&arguments, interrupt)),
-            "pend" => read(tool, arguments).and_then(|arguments| self.pend(arguments)),
+            "pend" => read(tool, arguments).and_then(|arguments| self.pend(&arguments)),
             "agents" => read(tool, arguments).and_then(|NoArguments {}| self.agents()),
             "cancel" => read(tool, arguments).and_then(|arguments| self.cancel(&arguments)),
             _ => return None,
@@ -186,11 +189,19 @@ impl Desk {
         interrupt: &Interrupt,
         is_ours: bool,
     ) -> Result<Told, CliError> {
-        if wait.is_zero() {
-            return now(askd, id);
-        }
-        let patience = Patience { until: Instant::now().checked_add(wait), interrupt: Some(interrupt) };
-        match Vigil::silent(askd, id.clone(), patience).keep() {
+        let kept = if wait.is_zero() { Err(Ended::Overdue) } else { keep(askd, &id, wait, interrupt) };
+        let kept = match kept {
+            Err(Ended::Overdue) => {
+                let request = askd.call(&Explain { id: id.clone() })?.request;
+                if request.settlement.is_none() {
+                    return Ok(Told::pending(&request));
+                }
+                // It is over, perhaps just now: this takes no time, and the answer is received in due form.
+                keep(askd, &id, CALL_LIMIT, interrupt)
+            }
+            kept => kept,
+        };
+        match kept {
             Ok((request, mut connection)) => {
                 let mut told = Told::settled(&request);
                 // Whoever else waits for it may read it, but its asker has not got it by that.
@@ -200,13 +211,14 @@ impl Desk {
                 }
                 Ok(told)
             }
-            Err(Ended::Overdue) => now(askd, id),
-            Err(Ended::Interrupted) => Ok(Told::new(format!("The wait was given up; request {id} goes on."))),
             Err(Ended::Failed(error)) => Err(error),
+            Err(Ended::Interrupted | Ended::Overdue) => {
+                Ok(Told::new(format!("The wait was given up; request {id} goes on.")))
+            }
         }
     }
 
-    fn pend(&self, arguments: PendArguments) -> Result<Told, CliError> {
+    fn pend(&self, arguments: &PendArguments) -> Result<Told, CliError> {
         let count = arguments.count.unwrap_or(1).max(1);
         let replies = self.askd()?.call(&Pend { target: arguments.target.clone(), count })?;
         match replies.requests.as_slice() {
@@ -235,9 +247,15 @@ impl Desk {
     }
 }
 
-/// Returns where a request stands, without waiting.
-fn now(askd: &Askd, id: RequestId) -> Result<Told, CliError> {
-    Ok(Told::pending(&askd.call(&Explain { id })?.request))
+/// Waits for the end of a request that was accepted.
+fn keep(
+    askd: &Askd,
+    id: &RequestId,
+    wait: Duration,
+    interrupt: &Interrupt,
+) -> Result<(RequestView, Connection), Ended> {
+    let patience = Patience { until: Instant::now().checked_add(wait), interrupt: Some(interrupt) };
+    Vigil::silent(askd, id.clone(), patience).keep()
 }
 
 fn overview(overview: &Overview, caller: Option<&str>) -> String {

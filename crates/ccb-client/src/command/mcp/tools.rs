@@ -75,8 +75,8 @@ impl ServerHandler for Tools {
         if let Some(receipt) = receipt {
             self.receipts.keep(&context.id, receipt);
         }
-        let content = vec![ContentBlock::text(text)];
-        let mut result = if is_error { CallToolResult::error(content) } else { CallToolResult::success(content) };
+        let blocks = vec![ContentBlock::text(text)];
+        let mut result = if is_error { CallToolResult::error(blocks) } else { CallToolResult::success(blocks) };
         if let Some(Value::Object(facts)) = facts {
             result.meta = Some(MetaObject(facts));
         }

@@ -55,14 +55,21 @@ pub(super) struct Stdio<W> {
     begun: bool,
 }
 
+/// A message that is answered here, and how.
+#[derive(Debug)]
+struct Refused {
+    id: Option<RequestId>,
+    error: ErrorData,
+}
+
 impl<W: Write + Send + 'static> Stdio<W> {
     pub(super) fn new(lines: UnboundedReceiver<String>, out: W, receipts: Receipts) -> Self {
         Self { lines, out: Arc::new(Mutex::new(out)), receipts, begun: false }
     }
 
     /// Reads a line. What is not for the session is answered here, as far as it can be.
-    fn understand(&mut self, line: &str) -> Result<Option<ClientJsonRpcMessage>, ServerJsonRpcMessage> {
-        let refused = |code, text: String, id| Err(JsonRpcMessage::error(ErrorData::new(code, text, None), id));
+    fn understand(&mut self, line: &str) -> Result<Option<ClientJsonRpcMessage>, Refused> {
+        let refused = |code, text: String, id| Err(Refused { id, error: ErrorData::new(code, text, None) });
         let value: Value = match serde_json::from_str(line) {
             Ok(value) => value,
             Err(error) => return refused(ErrorCode::PARSE_ERROR, format!("not a line of JSON: {error}"), None),
@@ -131,7 +138,7 @@ impl<W: Write + Send + 'static> Transport<RoleServer> for Stdio<W> {
             match self.understand(&line) {
                 Ok(Some(message)) => return Some(message),
                 Ok(None) => {}
-                Err(refusal) => self.send(refusal).await.ok()?,
+                Err(Refused { id, error }) => self.send(JsonRpcMessage::error(error, id)).await.ok()?,
             }
         }
     }
@@ -277,9 +284,9 @@ mod tests {
     fn what_comes_before_the_session_does_not_end_it() {
         let (_, lines) = unbounded_channel();
         let mut transport = Stdio::new(lines, Vec::new(), Receipts::default());
-        let refused = |answer: Result<_, ServerJsonRpcMessage>| match answer {
-            Err(JsonRpcMessage::Error(error)) => (error.error.code.0, error.id),
-            other => panic!("{other:?}"),
+        let refused = |answer: Result<Option<ClientJsonRpcMessage>, Refused>| {
+            let refused = answer.unwrap_err();
+            (refused.error.code.0, refused.id)
         };
         let discover = r#"{"jsonrpc":"2.0","id":0,"method":"server/discover","params":{}}"#;
         assert_eq!(refused(transport.understand(discover)), (-32601, Some(RequestId::Number(0))));
