@@ -7,6 +7,7 @@ mod deaths;
 mod env;
 mod idle;
 mod long_run;
+mod mcp;
 mod names;
 mod notices;
 mod sabotage;

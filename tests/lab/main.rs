@@ -12,3 +12,4 @@ mod ends;
 mod env;
 mod homes;
 mod humans;
+mod mcp;

@@ -8,6 +8,7 @@ mod guard;
 mod hook;
 mod kill;
 mod logs;
+mod mcp;
 pub(crate) mod pend;
 mod ps;
 mod run;
@@ -72,6 +73,8 @@ enum Verb {
     Logs(logs::Options),
     /// Let the commands in this project's configuration take effect
     Trust(trust::Options),
+    /// Serve the agents' tools (ask, wait, pend, agents, cancel) by MCP on standard input and output
+    Mcp(mcp::Options),
     /// Print the version
     Version(Json),
     /// Run an agent in this pane
@@ -124,6 +127,7 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
         Some(Verb::Kill(options)) => kill::run(context, &options),
         Some(Verb::Logs(options)) => logs::run(context, &options),
         Some(Verb::Trust(options)) => trust::run(context, &options),
+        Some(Verb::Mcp(options)) => mcp::run(context, &options),
         Some(Verb::Version(options)) => version::run(options.json),
         Some(Verb::Run(options)) => run::run(context, &options),
     }

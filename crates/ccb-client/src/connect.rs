@@ -49,7 +49,10 @@ pub(crate) struct Askd {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// The kernel forbids the socket to us: a sandbox.
-    #[error("this sandbox forbids askd's socket: {0}")]
+    #[error(
+        "this sandbox forbids askd's socket ({0}), so nothing was asked: use the MCP tool of the same name of server \
+             `ccb`, which works in it, or run this command outside the sandbox"
+    )]
     Sandbox(io::Error),
     /// askd does not talk to us.
     #[error("{0}")]
@@ -199,9 +202,7 @@ impl Askd {
         let message = error.to_string();
         match error {
             ConnectError::Refused(refusal) => refusal.into(),
-            ConnectError::Sandbox(_) => {
-                CliError::new(message).hint("allow this command outside the sandbox; askd itself may be well")
-            }
+            ConnectError::Sandbox(_) => CliError::new(message),
             ConnectError::Forbidden => CliError::new(message).hint("run `ccb`, or unset CCB_ASKD_AUTOSTART"),
             ConnectError::NoProgram(..) => {
                 CliError::new(message).hint("install ccb again: `askd` belongs beside this program")

@@ -50,7 +50,7 @@ pub(crate) enum Heard<A> {
 
 /// Bytes on their way to become lines.
 #[derive(Debug, Default)]
-struct Lines {
+pub(crate) struct Lines {
     buffer: Vec<u8>,
     searched: usize,
 }
@@ -163,7 +163,7 @@ impl Connection {
 }
 
 impl Lines {
-    fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
+    pub(crate) fn add(&mut self, bytes: &[u8]) -> io::Result<()> {
         if self.buffer.len() + bytes.len() > LINE_LIMIT {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "a line is too long"));
         }
@@ -171,7 +171,7 @@ impl Lines {
         Ok(())
     }
 
-    fn take(&mut self) -> Option<String> {
+    pub(crate) fn take(&mut self) -> Option<String> {
         let Some(at) = self.buffer[self.searched..].iter().position(|byte| *byte == b'\n') else {
             self.searched = self.buffer.len();
             return None;

@@ -46,6 +46,11 @@ impl Interrupt {
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self(signal(&[SIGINT])?))
     }
+
+    /// Returns one that has come once the other end of `reader` writes or goes.
+    pub(crate) fn by(reader: UnixStream) -> Self {
+        Self(reader)
+    }
 }
 
 impl Patience<'_> {

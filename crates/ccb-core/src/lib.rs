@@ -7,6 +7,7 @@ pub mod config;
 pub mod home;
 pub mod id;
 pub mod input;
+pub mod instructions;
 pub mod marker;
 pub mod outcome;
 pub mod paste;

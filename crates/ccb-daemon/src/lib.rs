@@ -10,6 +10,7 @@ mod clock;
 mod engine;
 pub mod failpoint;
 mod files;
+mod injection;
 mod keeper;
 mod lock;
 mod mount;

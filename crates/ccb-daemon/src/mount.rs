@@ -26,6 +26,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::agents::{Agents, Runner, Slot};
 use crate::engine::{Engine, log};
 use crate::files::Files;
+use crate::injection;
 use crate::process::Identity;
 use crate::tmux::{self, Server, Side};
 use crate::transport::claude::launch::{Extras, Launch};
@@ -373,8 +374,7 @@ impl Mounts {
             .entry(agent.clone())
             .or_default()
             .push(Instant::now());
-        let ccb = crate::process::own_program().map(|exe| exe.with_file_name("ccb"));
-        let ccb = ccb.map_err(|error| Refusal::new(Code::Launch, format!("where is ccb? {error}")))?;
+        let ccb = ccb_program()?;
         let dir = self.files.home().work_dir().display().to_string();
         let argv = [ccb.display().to_string(), "run".into(), agent.to_string(), "--project".into(), dir];
         let server = self.server().await?;
@@ -466,12 +466,16 @@ impl Mounts {
                 let address = format!("unix://{}", socket.display());
                 let place = codex::Place {
                     reach: self.files.socket(&format!("run/{agent}.sock")),
-                    address: address.clone(),
-                    program: program.clone(),
+                    address,
+                    program,
                     args: config.args.clone(),
+                    project: spec.cwd.clone(),
+                    words: injection::words(&self.agents, agent, self.files.home().work_dir()),
                 };
+                let mcp = injection::mcp_server(&ccb_program()?, self.files.home().work_dir(), &spec.env);
+                let options = mcp.codex_options(self.files.home().work_dir(), &spec.env);
                 spec.server = Some(ServerSpec {
-                    argv: codex::server_argv(&program, &config.args, auto, &address),
+                    argv: codex::server_argv(&place, options, auto),
                     socket: socket.display().to_string(),
                     log: self.files.path(&format!("run/{agent}.log")).display().to_string(),
                 });
@@ -501,7 +505,13 @@ impl Mounts {
         auto: bool,
     ) -> Result<claude::launch::Launch, Refusal> {
         let session = self.agents.session(&config.name).await;
-        let extras = Extras { auto, plain: config.rung == Some(Rung::Watched), ..Extras::default() };
+        let project = self.files.home().work_dir();
+        let extras = Extras {
+            instructions: injection::words(&self.agents, &config.name, project),
+            mcp: injection::mcp_server(&ccb_program()?, project, env).claude_config(),
+            auto,
+            plain: config.rung == Some(Rung::Watched),
+        };
         let launch = Launch::prepare(&self.files, config, env, program, session, &extras)
             .map_err(|error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Claude: {error}")))?;
         self.agents.set_session(&config.name, &launch.session).await;
@@ -685,6 +695,12 @@ fn is_claude(config: &AgentConfig) -> bool {
     config.provider == Provider::Claude && config.command.is_none()
 }
 
+/// Returns the path of `ccb`, which is installed beside us.
+fn ccb_program() -> Result<PathBuf, Refusal> {
+    let ccb = crate::process::own_program().map(|exe| exe.with_file_name("ccb"));
+    ccb.map_err(|error| Refusal::new(Code::Launch, format!("where is ccb? {error}")))
+}
+
 /// Returns the rung on which an agent is driven, and why that one.
 fn rung_of(config: &AgentConfig) -> (Rung, String) {
     match (config.rung, &config.command, config.provider.row().rungs.first()) {
@@ -696,7 +712,7 @@ fn rung_of(config: &AgentConfig) -> (Rung, String) {
 }
 
 /// Reads a file of a project, which may be anything: only a regular one, and not a large one.
-fn read_small(path: &Path) -> io::Result<String> {
+pub(crate) fn read_small(path: &Path) -> io::Result<String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
     let data = file.metadata()?;

@@ -11,6 +11,9 @@ use crate::log;
 use crate::server::{Call, Model, Outcome};
 use crate::state::State;
 
+/// How much of each of the CLI's own instructions is logged, in characters: enough for what others add to them.
+const LOGGED_INSTRUCTIONS: usize = 2500;
+
 /// Answers one request of this API.
 pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Result<Next> {
     let turn = read_turn(call.body);
@@ -108,6 +111,13 @@ fn tool_names(body: &Value) -> Vec<&str> {
     tools.filter_map(|tool| tool["name"].as_str().or_else(|| tool["type"].as_str())).collect()
 }
 
+/// Returns the beginnings of the texts that the CLI tells the model in the developer's name.
+fn developer_texts(body: &Value) -> Vec<String> {
+    let items = body["input"].as_array().into_iter().flatten().filter(|item| item["role"] == "developer");
+    let parts = items.flat_map(|item| item["content"].as_array().into_iter().flatten());
+    parts.filter_map(|part| Some(part["text"].as_str()?.chars().take(LOGGED_INSTRUCTIONS).collect())).collect()
+}
+
 fn log_fields(call: &Call, turn: &Turn) -> Value {
     let (body, request) = (call.body, call.request);
     let session = request.header("session_id");
@@ -122,6 +132,7 @@ fn log_fields(call: &Call, turn: &Turn) -> Value {
         "nresults": turn.results,
         "user": turn.excerpt(),
         "userlen": turn.text.chars().count(),
+        "developer": developer_texts(body),
         "ua": request.header("user-agent"),
         "auth": request.header("authorization"),
         "enc": request.header("content-encoding"),

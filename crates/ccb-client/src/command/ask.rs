@@ -1,7 +1,7 @@
 //! `ask <agent> [message…]`: hands a request over, and brings the answer if it is waited for.
 
 mod options;
-mod wait;
+pub(super) mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Read as _};

@@ -237,8 +237,15 @@ pub fn initialize(version: &str) -> (&'static str, Value) {
 ///
 /// No sandbox, approval or trust is named: those are the user's. Nor is a directory: where the user's sandbox lets
 /// Codex write, naming one makes it write down that it is trusted, for ever.
-pub fn thread_start() -> (&'static str, Value) {
-    ("thread/start", json!({}))
+///
+/// `instructions` take the place of those that the user has configured; none leaves them.
+pub fn thread_start(instructions: Option<&str>) -> (&'static str, Value) {
+    ("thread/start", json!({"developerInstructions": instructions}))
+}
+
+/// Returns the call for the user's configuration, as it is in force in that directory.
+pub fn config_read(directory: &str) -> (&'static str, Value) {
+    ("config/read", json!({"cwd": directory, "includeLayers": false}))
 }
 
 /// Returns the call that names a thread, without which no TUI can attach before its first turn.
@@ -247,8 +254,8 @@ pub fn thread_name(thread: &str, name: &str) -> (&'static str, Value) {
 }
 
 /// Returns the call that loads a thread and subscribes us to it.
-pub fn thread_resume(thread: &str) -> (&'static str, Value) {
-    ("thread/resume", json!({"threadId": thread, "excludeTurns": true}))
+pub fn thread_resume(thread: &str, instructions: Option<&str>) -> (&'static str, Value) {
+    ("thread/resume", json!({"threadId": thread, "excludeTurns": true, "developerInstructions": instructions}))
 }
 
 /// Returns the call that lists `limit` turns, newest first, from `cursor` on.

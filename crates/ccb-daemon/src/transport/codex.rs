@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use ccb_core::id::RequestId;
+use ccb_core::instructions;
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::prompt;
 use ccb_core::provider::codex_rpc::{self as rpc, Message, Status, TurnRecord};
@@ -53,6 +54,10 @@ pub(crate) struct Place {
     pub(crate) program: String,
     /// Arguments that the user has configured.
     pub(crate) args: Vec<String>,
+    /// The project's directory.
+    pub(crate) project: String,
+    /// What the agent is told about itself and the others.
+    pub(crate) words: String,
 }
 
 /// Runs the transport of one agent until its tasks end.
@@ -389,8 +394,9 @@ impl Codex {
             Some(thread) => Some(thread.clone()),
             None => self.agents.session(&line.agent).await.filter(|thread| !thread.is_empty()),
         };
+        let words = self.words(wire).await?;
         if let Some(thread) = known {
-            match wire.ask(rpc::thread_resume(&thread)).await? {
+            match wire.ask(rpc::thread_resume(&thread, words.as_deref())).await? {
                 Ok(result) => {
                     self.thread = Some(thread);
                     return Ok(rpc::status(&result["thread"]["status"]));
@@ -414,13 +420,21 @@ impl Codex {
                 }
             }
         }
-        let started = wire.call(rpc::thread_start()).await?;
+        let started = wire.call(rpc::thread_start(words.as_deref())).await?;
         let thread = started["thread"]["id"].as_str().context("thread/start gave no id")?.to_owned();
         // Kept before anything can fail: else each try would leave one more thread in the user's Codex.
         self.go_to(line, thread.clone()).await;
         self.turns.clear();
         wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
         Ok(Status::Idle)
+    }
+
+    /// Returns the user's own instructions, with ours after them: what a thread is given takes the place of what is
+    /// configured. Where the user's cannot be read, nothing is given.
+    async fn words(&self, wire: &mut Wire) -> anyhow::Result<Option<String>> {
+        let read = wire.ask(rpc::config_read(&self.place.project)).await?;
+        let users = read.map(|read| read["config"]["developer_instructions"].as_str().map(str::to_owned));
+        Ok(users.ok().map(|users| instructions::after(users.as_deref(), &self.place.words)))
     }
 
     /// Makes this the agent's thread. What is at hand was offered in another one: that it is absent from this one
@@ -620,7 +634,8 @@ impl Codex {
         let Some(thread) = self.opened.take() else { return Ok(()) };
         // Without a name, nobody else can attach to a thread before its first turn.
         wire.call(rpc::thread_name(&thread, line.agent.as_str())).await?;
-        wire.call(rpc::thread_resume(&thread)).await?;
+        let words = self.words(wire).await?;
+        wire.call(rpc::thread_resume(&thread, words.as_deref())).await?;
         self.agents.set_tui(&line.agent, Some(thread.clone()));
         self.shown = Some(thread.clone());
         self.go_to(line, thread).await;
@@ -772,14 +787,15 @@ impl Codex {
 }
 
 /// Returns the command line of the app-server. `auto` is the user's own word for this launch (`ccb -a`).
-pub(crate) fn server_argv(program: &str, args: &[String], auto: bool, address: &str) -> Vec<String> {
-    let mut words = vec![program.to_owned()];
-    words.extend(args.iter().cloned());
+pub(crate) fn server_argv(place: &Place, options: Vec<String>, auto: bool) -> Vec<String> {
+    let mut words = vec![place.program.clone()];
+    words.extend(options);
+    words.extend(place.args.iter().cloned());
     if auto {
         words.extend(
             ["-c", "approval_policy=\"never\"", "-c", "sandbox_mode=\"danger-full-access\""].map(str::to_owned),
         );
     }
-    words.extend(["app-server", "--listen", address].map(str::to_owned));
+    words.extend(["app-server", "--listen", &place.address].map(str::to_owned));
     words
 }

@@ -23,12 +23,25 @@ const GRACE: Duration = Duration::from_secs(30);
 const TROUBLE_LIMIT: Duration = Duration::from_secs(30);
 
 /// The wait for one request.
-struct Vigil<'a> {
+pub(in crate::command) struct Vigil<'a> {
     askd: &'a Askd,
-    ask: Ask,
+    id: RequestId,
+    /// The request, where it is not known to be accepted yet.
+    ask: Option<Ask>,
     accepted: bool,
     patience: Patience<'a>,
     line: StatusLine,
+}
+
+/// Why a wait has ended before the request.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::command) enum Ended {
+    /// The caller wants no more.
+    Interrupted,
+    /// Its time is over.
+    Overdue,
+    /// It cannot be.
+    Failed(CliError),
 }
 
 /// A line on the terminal that shows state and time, and leaves nothing behind.
@@ -48,8 +61,8 @@ pub(super) fn run(askd: &Askd, connection: Connection, ask: Ask, options: &Optio
     let patience = Patience { until, interrupt: Some(&interrupt) };
     let line = StatusLine::new(&ask.agent);
     let id = ask.id.clone();
-    let mut vigil = Vigil { askd, ask, accepted: false, patience, line };
-    let (request, mut connection) = vigil.keep(connection)?;
+    let mut vigil = Vigil { askd, id: id.clone(), ask: Some(ask), accepted: false, patience, line };
+    let (request, mut connection) = vigil.keep(Some(connection)).map_err(|ended| vigil.explain(ended))?;
     drop(vigil);
     let reply = display::reply(&request);
     let printed = match (options.json, reply.is_empty()) {
@@ -74,16 +87,29 @@ pub(super) fn run(askd: &Askd, connection: Connection, ask: Ask, options: &Optio
 
 /// Says that the reply was printed. If askd cannot be told, it keeps the reply, or sends it once more as a
 /// notice: too much rather than too little.
-fn acknowledge(askd: &Askd, connection: &mut Connection, id: RequestId) {
+pub(in crate::command) fn acknowledge(askd: &Askd, connection: &mut Connection, id: RequestId) {
     let ack = Ack { id };
     if let Err(CallError::Lost(_)) = connection.call(&ack) {
         let _ = askd.call(&ack);
     }
 }
 
-impl Vigil<'_> {
+impl<'a> Vigil<'a> {
+    /// Returns a wait that shows nothing, for a request that was accepted.
+    pub(in crate::command) fn silent(askd: &'a Askd, id: RequestId, patience: Patience<'a>) -> Self {
+        let mut line = StatusLine::new("");
+        line.shown = false;
+        Self { askd, id, ask: None, accepted: true, patience, line }
+    }
+
     /// Waits until the request is over.
-    fn keep(&mut self, mut connection: Connection) -> Result<(RequestView, Connection), CliError> {
+    pub(in crate::command) fn keep(&mut self, first: Option<Connection>) -> Result<(RequestView, Connection), Ended> {
+        let mut connection = match first.map_or_else(|| self.askd.find_or_start(self.patience.at_most(DEADLINE)), Ok) {
+            Ok(connection) => connection,
+            // Its own patience is short: what askd could not do within it is no failure.
+            Err(ConnectError::NoAnswer(_)) if self.accepted && self.patience.is_over() => return Err(Ended::Overdue),
+            Err(error) => return Err(self.unreachable(error)),
+        };
         loop {
             match self.round(&mut connection) {
                 Ok(request) => return Ok((request, connection)),
@@ -95,12 +121,14 @@ impl Vigil<'_> {
 
     /// Asks and waits on one connection.
     fn round(&mut self, connection: &mut Connection) -> Result<RequestView, Round> {
-        let accepted = connection.call_within(&self.ask, self.patience.at_most(CALL_LIMIT));
-        let accepted = accepted.map_err(|error| self.failed(error))?;
-        self.accepted = true;
-        self.line.name = display::agent_name(accepted.agent.as_str(), &accepted.provider);
-        self.line.tell(&accepted.state, &accepted.why);
-        let number = connection.begin(&Wait { id: self.ask.id.clone() }).map_err(|error| self.failed(error))?;
+        if let Some(ask) = &self.ask {
+            let accepted = connection.call_within(ask, self.patience.at_most(CALL_LIMIT));
+            let accepted = accepted.map_err(|error| self.failed(error))?;
+            self.accepted = true;
+            self.line.name = display::agent_name(accepted.agent.as_str(), &accepted.provider);
+            self.line.tell(&accepted.state, &accepted.why);
+        }
+        let number = connection.begin(&Wait { id: self.id.clone() }).map_err(|error| self.failed(error))?;
         loop {
             match connection.hear::<Wait>(number, self.line.until_next(self.patience)) {
                 Ok(Heard::Answer(request)) => return Ok(request),
@@ -110,8 +138,8 @@ impl Vigil<'_> {
                     }
                 }
                 Ok(Heard::Notice(..)) => {}
-                Ok(Heard::Interrupted) => return Err(Round::Over(self.interrupted())),
-                Ok(Heard::Nothing) if self.patience.is_over() => return Err(Round::Over(self.overdue())),
+                Ok(Heard::Interrupted) => return Err(Round::Over(Ended::Interrupted)),
+                Ok(Heard::Nothing) if self.patience.is_over() => return Err(Round::Over(Ended::Overdue)),
                 Ok(Heard::Nothing) => self.line.draw(),
                 Err(error) => return Err(self.failed(error)),
             }
@@ -120,7 +148,7 @@ impl Vigil<'_> {
 
     /// Comes back to askd, or to its successor. What is only slow is waited for as long as the request may
     /// take; what fails outright may heal, but is told before long.
-    fn reconnect(&mut self) -> Result<Connection, CliError> {
+    fn reconnect(&mut self) -> Result<Connection, Ended> {
         let mut told = false;
         let trouble = Patience::of(TROUBLE_LIMIT);
         loop {
@@ -130,7 +158,7 @@ impl Vigil<'_> {
             };
             let is_slow = matches!(error, ConnectError::NoAnswer(_));
             if matches!(error, ConnectError::Interrupted) {
-                return Err(self.interrupted());
+                return Err(Ended::Interrupted);
             }
             if self.patience.is_over() || (!is_slow && trouble.is_over()) {
                 return Err(self.unreachable(error));
@@ -147,15 +175,24 @@ impl Vigil<'_> {
 
     fn failed(&self, error: CallError) -> Round {
         match error {
-            CallError::Refusal(refusal) => Round::Over(refusal.into()),
-            CallError::Lost(why) if why.kind() == std::io::ErrorKind::Interrupted => Round::Over(self.interrupted()),
-            CallError::Lost(_) if self.patience.is_over() => Round::Over(self.overdue()),
+            CallError::Refusal(refusal) => Round::Over(Ended::Failed(refusal.into())),
+            CallError::Lost(why) if why.kind() == std::io::ErrorKind::Interrupted => Round::Over(Ended::Interrupted),
+            CallError::Lost(_) if self.patience.is_over() => Round::Over(Ended::Overdue),
             CallError::Lost(_) => Round::Lost,
         }
     }
 
+    /// Returns the end of a wait as a user at a terminal sees it.
+    fn explain(&self, ended: Ended) -> CliError {
+        match ended {
+            Ended::Interrupted => self.interrupted(),
+            Ended::Overdue => self.overdue(),
+            Ended::Failed(error) => error,
+        }
+    }
+
     fn interrupted(&self) -> CliError {
-        let id = &self.ask.id;
+        let id = &self.id;
         let message = if self.accepted {
             format!("still running: get it with `ccb pend {id}`")
         } else {
@@ -166,20 +203,24 @@ impl Vigil<'_> {
 
     fn overdue(&self) -> CliError {
         CliError::new("the deadline has passed, and askd has not told of the end")
-            .hint(format!("`ccb explain {}`", self.ask.id))
+            .hint(format!("`ccb explain {}`", self.id))
             .code(exit::NO_REPLY)
     }
 
-    fn unreachable(&self, error: ConnectError) -> CliError {
+    fn unreachable(&self, error: ConnectError) -> Ended {
+        if matches!(error, ConnectError::Interrupted) {
+            return Ended::Interrupted;
+        }
         let error = self.askd.explain(error);
-        if self.accepted { error.hint(format!("the request is kept: `ccb pend {}`", self.ask.id)) } else { error }
+        let kept = |error: CliError| error.hint(format!("the request is kept: `ccb pend {}`", self.id));
+        Ended::Failed(if self.accepted { kept(error) } else { error })
     }
 }
 
 /// Why a round on one connection has no answer.
 enum Round {
     /// There will be none.
-    Over(CliError),
+    Over(Ended),
     /// The next connection may have it.
     Lost,
 }
@@ -312,8 +353,8 @@ mod tests {
         });
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
-        let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
-        let (request, connection) = vigil.keep(world.askd.find_or_start(patience).unwrap()).unwrap();
+        let mut vigil = Vigil { askd: &world.askd, id: ask().id, ask: Some(ask()), accepted: false, patience, line };
+        let (request, connection) = vigil.keep(None).unwrap();
         assert_eq!(request, settled());
         drop((connection, vigil));
         let calls: Vec<(String, Value)> = calls.try_iter().collect();
@@ -331,7 +372,8 @@ mod tests {
         });
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
-        let mut vigil = Vigil { askd: &world.askd, ask: ask(), accepted: false, patience, line };
-        assert_eq!(vigil.keep(world.askd.find_or_start(patience).unwrap()).unwrap_err().message, "no agent `codex`");
+        let mut vigil = Vigil { askd: &world.askd, id: ask().id, ask: Some(ask()), accepted: false, patience, line };
+        let ended = vigil.keep(None).unwrap_err();
+        assert_eq!(vigil.explain(ended).message, "no agent `codex`");
     }
 }

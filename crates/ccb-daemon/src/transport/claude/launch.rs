@@ -40,12 +40,12 @@ pub(crate) struct Launch {
 }
 
 /// What is injected beside our hooks.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Extras {
     /// What Claude is told of us.
     pub(crate) instructions: String,
     /// The configuration of MCP servers, as `--mcp-config` takes it.
-    pub(crate) mcp: Option<Value>,
+    pub(crate) mcp: Value,
     /// Whether it acts without asking (`-a`).
     pub(crate) auto: bool,
     /// Whether hooks are left out: the watched rung.
@@ -68,14 +68,10 @@ impl Launch {
         let file = |name: &str| files.path(&format!("run/{}.{name}.json", config.name));
         let settings = settings(files, config.name.as_str(), extras.plain);
         write_durable(&file("settings"), settings.to_string().as_bytes())?;
+        write_durable(&file("mcp"), extras.mcp.to_string().as_bytes())?;
         let mut args = vec!["--settings".to_owned(), file("settings").display().to_string()];
-        if let Some(mcp) = &extras.mcp {
-            write_durable(&file("mcp"), mcp.to_string().as_bytes())?;
-            args.extend(["--mcp-config".to_owned(), file("mcp").display().to_string()]);
-        }
-        if !extras.instructions.is_empty() {
-            args.extend(["--append-system-prompt".to_owned(), extras.instructions.clone()]);
-        }
+        args.extend(["--mcp-config".to_owned(), file("mcp").display().to_string()]);
+        args.extend(["--append-system-prompt".to_owned(), extras.instructions.clone()]);
         if extras.auto {
             args.push("--dangerously-skip-permissions".to_owned());
         }
