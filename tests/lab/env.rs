@@ -4,7 +4,7 @@
 //! All that a test starts has the world's directory in its environment or in its command line. By that it is
 //! found, and nothing else is ever ended.
 
-mod claude;
+pub(crate) mod claude;
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -342,6 +342,12 @@ impl Lab {
     #[track_caller]
     pub(crate) fn settled(&self, id: &str) -> Value {
         self.until_request(id, "settled")["request"].clone()
+    }
+
+    /// Returns a request that is over by now.
+    pub(crate) fn settled_now(&self, id: &str) -> Option<Value> {
+        let explanation = self.explain(id);
+        (explanation["request"]["state"] == "settled").then(|| explanation["request"].clone())
     }
 
     /// Returns what `ccb status` says.

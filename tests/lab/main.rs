@@ -7,6 +7,7 @@
 
 mod asks;
 mod claude_asks;
+mod claude_ends;
 mod deaths;
 mod dialogs;
 mod ends;

@@ -139,3 +139,17 @@ impl Lab {
         self.process("claude --")
     }
 }
+
+/// Returns how a request ended: the outcome's word, and after a slash its reason, if it has one.
+pub(crate) fn outcome(answer: &Value) -> String {
+    let outcome = &answer["settlement"]["outcome"];
+    let word = outcome["word"].as_str().unwrap_or_default();
+    outcome["reason"].as_str().map_or_else(|| word.to_owned(), |reason| format!("{word}/{reason}"))
+}
+
+/// Asserts that a request was completed with this reply.
+#[track_caller]
+pub(crate) fn completed(answer: &Value, reply: &str) {
+    assert_eq!(outcome(answer), "completed", "{answer}");
+    assert_eq!(answer["settlement"]["reply"], reply, "{answer}");
+}

@@ -229,7 +229,8 @@ mod tests {
 
     #[test]
     fn the_registry_is_read_whole_or_not_at_all() {
-        let text = r#"{"pid":7,"sessionId":"s","procStart":"87870","status":"waiting","waitingFor":"permission prompt"}"#;
+        let text =
+            r#"{"pid":7,"sessionId":"s","procStart":"87870","status":"waiting","waitingFor":"permission prompt"}"#;
         let waiting = Status::Waiting("permission prompt".into());
         let want = Registered { session: "s".into(), process_start: Some(87870), status: Some(waiting), since: 0 };
         assert_eq!(registered(text), Some(want));

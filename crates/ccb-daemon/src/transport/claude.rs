@@ -485,9 +485,9 @@ impl Claude {
     /// Takes up a delivery that was offered before, and reads the whole transcript for it.
     async fn read_anew(&mut self, line: &Line, id: RequestId, attempt: u32) {
         let wanted = id.clone();
-        let found = line.engine.look(move |view| {
-            view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap))
-        });
+        let found = line
+            .engine
+            .look(move |view| view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap)));
         let Some((kind, message, no_wrap)) = found.await.ok().flatten() else { return };
         let text = Offer { id: id.clone(), attempt, kind, message, no_wrap }.text(false);
         self.at = Some(At::new(id, attempt, text));

@@ -57,14 +57,7 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
     line.presence(Presence::Starting { why: "its program starts".into() });
     let transcript = Transcript::new(place.transcript.clone(), place.provider);
     let seat = Seat::new(&place.files, place.look);
-    let mut driver = Watched {
-        place,
-        agents,
-        transcript,
-        watch: None,
-        at: None,
-        seat,
-    };
+    let mut driver = Watched { place, agents, transcript, watch: None, at: None, seat };
     loop {
         let quiet = driver.at.as_ref().and_then(|at| at.silence);
         let check = driver.seat.due();
@@ -198,7 +191,8 @@ impl Watched {
                 self.ended(line, &format!("its program ended ({how}); {next}")).await;
             }
             Task::Hook(_)
-            | Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {}
+            | Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) =>
+                {}
             Task::RunnerGone { why } => self.ended(line, &why).await,
         }
     }

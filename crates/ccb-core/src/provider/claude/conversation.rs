@@ -320,9 +320,11 @@ mod tests {
 
     #[test]
     fn what_claude_does_to_a_text_is_not_mixing() {
-        let pasted = "\n\n<pasted_content id=\"0a2b\">\nCCB_REQ_ID: r1\n\nhello    you\n</pasted_content id=\"0a2b\">\n";
+        let pasted =
+            "\n\n<pasted_content id=\"0a2b\">\nCCB_REQ_ID: r1\n\nhello    you\n</pasted_content id=\"0a2b\">\n";
         assert!(!conversation(&[prompt("u", "t", pasted)]).is_mixed());
-        let table = ["draft CCB_REQ_ID: r1\n\nhello you", "CCB_REQ_ID: r1\n\nhello you and me", "CCB_REQ_ID: r1\nhello"];
+        let table =
+            ["draft CCB_REQ_ID: r1\n\nhello you", "CCB_REQ_ID: r1\n\nhello you and me", "CCB_REQ_ID: r1\nhello"];
         for text in table {
             let conversation = conversation(&[prompt("u", "t", text)]);
             assert_eq!((conversation.turn(), conversation.is_mixed()), (Some("t"), true), "{text}");
