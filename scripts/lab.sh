@@ -12,6 +12,11 @@ left_out() {
     exit 3
 }
 
+# native_claude DIR: Claude Code's program itself; what stands before it in `.bin` is only made by an install script.
+native_claude() {
+    find "$1/node_modules/@anthropic-ai" -path '*/claude-code-*/claude*' -type f -perm -u+x | sort | head -n 1
+}
+
 install_lab() {
     [ ! -e "$LAB" ] || return 0
     local new="$LAB.new.$$" status=0
@@ -22,6 +27,7 @@ install_lab() {
     rm -rf "$new/cache"
     # What cannot say its version is not installed: the npm package holds one program for each platform.
     [ "$status" != 0 ] || env HOME="$new/home" "$new/node_modules/.bin/codex" --version || status=$?
+    [ "$status" != 0 ] || env HOME="$new/home" "$(native_claude "$new")" --version || status=$?
     rm -rf "$new/home"
     [ "$status" != 0 ] || mv "$new" "$LAB"
     rm -rf "$new"

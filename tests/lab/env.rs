@@ -4,6 +4,8 @@
 //! All that a test starts has the world's directory in its environment or in its command line. By that it is
 //! found, and nothing else is ever ended.
 
+pub(crate) mod claude;
+
 use std::ffi::OsStr;
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -30,14 +32,20 @@ const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_ns
 /// What is particular about a world.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
+    /// Who is asked in it: `codex` or `claude`.
+    pub(crate) agent: &'static str,
     /// The name of the user's home.
     pub(crate) home: &'static str,
     /// The name of the project's directory.
     pub(crate) project: &'static str,
     /// Whether Codex is told of the fake model (else it wants a login).
     pub(crate) provider: bool,
-    /// What else stands in `config.toml`: lines before its tables, and tables.
+    /// What else stands in Codex's `config.toml`: lines before its tables, and tables.
     pub(crate) config: (&'static str, &'static str),
+    /// Claude's `settings.json`, in which `{world}` is the world's directory; none if empty.
+    pub(crate) settings: &'static str,
+    /// Whether the user has told Claude to trust the project.
+    pub(crate) trusted: bool,
     /// Additional variables of every command.
     pub(crate) environment: Vec<(&'static str, &'static str)>,
     /// A directory that comes before all others on the PATH.
@@ -46,8 +54,24 @@ pub(crate) struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let config = ("", "");
-        Self { home: "home", project: "work", provider: true, config, environment: Vec::new(), first_on_path: None }
+        Self {
+            agent: "codex",
+            home: "home",
+            project: "work",
+            provider: true,
+            config: ("", ""),
+            settings: "",
+            trusted: true,
+            environment: Vec::new(),
+            first_on_path: None,
+        }
+    }
+}
+
+impl Setup {
+    /// A world in which Claude is asked.
+    pub(crate) fn claude() -> Self {
+        Self { agent: "claude", ..Self::default() }
     }
 }
 
@@ -55,9 +79,9 @@ impl Default for Setup {
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     setup: Setup,
-    codex: PathBuf,
-    /// Kept for its end: the port is freed with it.
-    #[expect(dead_code, reason = "its life is all that matters")]
+    /// Where the program of the agent is.
+    program: PathBuf,
+    /// Its port is freed with it.
     model: Server,
 }
 
@@ -118,9 +142,10 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Returns a world, or says that the lab is left out.
 pub(crate) fn lab(setup: Setup) -> Option<Lab> {
-    let Some(cli) = std::env::var_os(VARIABLE).map(PathBuf::from).filter(|dir| dir.join(CODEX).join("codex").is_file())
-    else {
-        let text = format!("LEFT OUT: the lab; {VARIABLE} names no directory with the pinned Codex CLI\n");
+    let within = if setup.agent == "codex" { CODEX } else { claude::PROGRAM };
+    let cli = std::env::var_os(VARIABLE).map(|dir| PathBuf::from(dir).join(within));
+    let Some(program) = cli.filter(|dir| dir.join(setup.agent).is_file()) else {
+        let text = format!("LEFT OUT: the lab; {VARIABLE} names no directory with the pinned {}\n", setup.agent);
         std::io::stderr().write_all(text.as_bytes()).expect("a test's standard error can be written");
         return None;
     };
@@ -130,11 +155,15 @@ pub(crate) fn lab(setup: Setup) -> Option<Lab> {
     let model = Server::start(0, log).expect("the model listens on loopback");
     // Nobody asks this agent for an end mark, so one in a prompt is text like any other.
     model.forget_done();
-    let config = config(&setup, model.port());
-    let lab = Lab { dir, setup, codex: cli.join(CODEX), model };
-    std::fs::create_dir_all(lab.codex_home()).expect("a home");
+    let lab = Lab { dir, setup, program, model };
     std::fs::create_dir_all(lab.project().join(".ccb")).expect("a project");
-    std::fs::write(lab.codex_home().join("config.toml"), config).expect("Codex's configuration");
+    if lab.setup.agent == "codex" {
+        let config = config(&lab.setup, lab.model.port());
+        std::fs::create_dir_all(lab.codex_home()).expect("a home");
+        std::fs::write(lab.codex_home().join("config.toml"), config).expect("Codex's configuration");
+    } else {
+        lab.furnish_claude();
+    }
     Some(lab)
 }
 
@@ -195,7 +224,7 @@ impl Lab {
     /// Returns a command in the project, with nothing from outside.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let bin = Path::new(env!("CARGO_BIN_EXE_ccb")).parent().expect("binaries are in a directory");
-        let dirs = self.setup.first_on_path.iter().map(PathBuf::as_path).chain([bin, &self.codex]);
+        let dirs = self.setup.first_on_path.iter().map(PathBuf::as_path).chain([bin, &self.program]);
         let dirs: Vec<String> = dirs.map(|dir| dir.display().to_string()).collect();
         let mut command = Command::new(program);
         command
@@ -203,6 +232,7 @@ impl Lab {
             .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", dirs.join(":")))
             .env("HOME", self.home())
             .envs([("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("SHELL", "/bin/bash"), ("FAKE_KEY", "sk-fake-0")])
+            .envs(if self.is_claude() { self.claude_environment() } else { Vec::new() })
             .envs(self.setup.environment.iter().map(|(name, value)| (*name, self.placed(value))))
             .current_dir(self.project());
         command
@@ -236,38 +266,38 @@ impl Lab {
         self.run("ccb", args, "")
     }
 
-    /// Asks Codex and waits for the answer.
+    /// Asks the agent and waits for the answer.
     pub(crate) fn ask(&self, message: &str) -> Run {
-        self.run("ask", &["codex", "-t", "120"], message)
+        self.run("ask", &[self.setup.agent, "-t", "120"], message)
     }
 
-    /// Asks Codex and returns the request as it ended.
+    /// Asks the agent and returns the request as it ended.
     pub(crate) fn ask_json(&self, message: &str) -> Value {
-        self.run("ask", &["codex", "-t", "120", "--json"], message).json()
+        self.run("ask", &[self.setup.agent, "-t", "120", "--json"], message).json()
     }
 
-    /// Begins to ask Codex; the request is known to askd when this returns.
+    /// Begins to ask the agent; the request is known to askd when this returns.
     pub(crate) fn ask_meanwhile(&self, message: &str) -> (String, Going) {
         let before = self.requests();
-        let going = self.begin("ask", &["codex", "-t", "120", "--json"], message);
+        let going = self.begin("ask", &[self.setup.agent, "-t", "120", "--json"], message);
         let id = until("the request is accepted", || self.requests().into_iter().find(|id| !before.contains(id)));
         (id, going)
     }
 
-    /// Asks Codex, does not wait, and returns the request's id.
+    /// Asks the agent, does not wait, and returns the request's id.
     pub(crate) fn submit(&self, message: &str) -> String {
-        let said = self.run("ask", &["codex", "-t", "120", "--async"], message).ok();
+        let said = self.run("ask", &[self.setup.agent, "-t", "120", "--async"], message).ok();
         let word = said.split_whitespace().find(|word| word.starts_with("20") && word.len() > 20);
         word.unwrap_or_else(|| panic!("no id: {said}")).trim_end_matches([']', ',', ')']).to_owned()
     }
 
-    /// Starts Codex in its pane and waits until it can be asked.
+    /// Starts the agent in its pane and waits until it can be asked.
     pub(crate) fn start(&self) {
-        let _started = self.ccb(&["--detach", "codex"]).ok();
+        let _started = self.ccb(&["--detach", self.setup.agent]).ok();
         self.until_idle();
     }
 
-    /// Waits until Codex is idle.
+    /// Waits until the agent is idle.
     #[track_caller]
     pub(crate) fn until_idle(&self) {
         self.until_state("idle");
@@ -276,13 +306,13 @@ impl Lab {
     /// Waits until `ccb ps` shows this state, and returns its reason.
     #[track_caller]
     pub(crate) fn until_state(&self, state: &str) -> String {
-        until(&format!("codex is {state}"), || {
+        until(&format!("{} is {state}", self.setup.agent), || {
             let agent = self.agent();
             (agent["state"] == state).then(|| agent["why"].as_str().unwrap_or_default().to_owned())
         })
     }
 
-    /// Returns what `ccb ps` says of Codex.
+    /// Returns what `ccb ps` says of the agent.
     pub(crate) fn agent(&self) -> Value {
         self.ccb(&["ps", "--json"]).json()["agents"][0].clone()
     }
@@ -312,6 +342,12 @@ impl Lab {
     #[track_caller]
     pub(crate) fn settled(&self, id: &str) -> Value {
         self.until_request(id, "settled")["request"].clone()
+    }
+
+    /// Returns a request that is over by now.
+    pub(crate) fn settled_now(&self, id: &str) -> Option<Value> {
+        let explanation = self.explain(id);
+        (explanation["request"]["state"] == "settled").then(|| explanation["request"].clone())
     }
 
     /// Returns what `ccb status` says.
@@ -369,8 +405,11 @@ impl Lab {
         fresh.filter(|line| line["user"].as_str().is_some_and(|user| user.contains(text))).count()
     }
 
-    /// Returns the user messages in Codex's own rollout files: client id and text.
+    /// Returns the user messages in the agent's own records: the id of the request, and the text.
     pub(crate) fn user_messages(&self) -> Vec<(Option<String>, String)> {
+        if self.is_claude() {
+            return self.prompts();
+        }
         let mut messages = Vec::new();
         for file in files_below(&self.codex_home().join("sessions")) {
             let text = std::fs::read_to_string(&file).unwrap_or_default();
@@ -386,7 +425,7 @@ impl Lab {
         messages
     }
 
-    /// Returns how many user messages of a request Codex has written down.
+    /// Returns how many user messages of a request the agent has written down.
     pub(crate) fn consumed(&self, id: &str) -> usize {
         self.user_messages().iter().filter(|(client, _)| client.as_deref() == Some(id)).count()
     }

@@ -1,4 +1,4 @@
-//! Ring 4, the lab: the real, pinned Codex CLI in its pane, against a fake model on loopback, from an empty home.
+//! Ring 4, the lab: the real, pinned CLIs of Codex and Claude Code in their panes, against a fake model on loopback, from an empty home.
 //!
 //! `CCB_LAB` names the directory with the pinned CLIs (`lab/package.json`). Without it every test says that it is
 //! left out, and passes.
@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, reason = "all of this crate is tests, its helpers too")]
 
 mod asks;
+mod claude_asks;
+mod claude_ends;
 mod deaths;
 mod dialogs;
 mod ends;
