@@ -34,6 +34,8 @@ const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_ns
 pub(crate) struct Setup {
     /// Who is asked in it: `codex` or `claude`.
     pub(crate) agent: &'static str,
+    /// Whether Codex is there beside Claude.
+    pub(crate) both: bool,
     /// The name of the user's home.
     pub(crate) home: &'static str,
     /// The name of the project's directory.
@@ -56,6 +58,7 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             agent: "codex",
+            both: false,
             home: "home",
             project: "work",
             provider: true,
@@ -73,14 +76,19 @@ impl Setup {
     pub(crate) fn claude() -> Self {
         Self { agent: "claude", ..Self::default() }
     }
+
+    /// A world with both.
+    pub(crate) fn both() -> Self {
+        Self { both: true, ..Self::claude() }
+    }
 }
 
 /// A sealed world.
 pub(crate) struct Lab {
     dir: tempfile::TempDir,
     setup: Setup,
-    /// Where the program of the agent is.
-    program: PathBuf,
+    /// Where the programs of the agents are.
+    programs: Vec<PathBuf>,
     /// Its port is freed with it.
     model: Server,
 }
@@ -142,9 +150,15 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Returns a world, or says that the lab is left out.
 pub(crate) fn lab(setup: Setup) -> Option<Lab> {
-    let within = if setup.agent == "codex" { CODEX } else { claude::PROGRAM };
-    let cli = std::env::var_os(VARIABLE).map(|dir| PathBuf::from(dir).join(within));
-    let Some(program) = cli.filter(|dir| dir.join(setup.agent).is_file()) else {
+    let wanted: Vec<(&str, &str)> = [("codex", CODEX), ("claude", claude::PROGRAM)]
+        .into_iter()
+        .filter(|(name, _)| setup.both || setup.agent == *name)
+        .collect();
+    let cli = |(name, within): &(&str, &str)| {
+        let dir = PathBuf::from(std::env::var_os(VARIABLE)?).join(within);
+        dir.join(name).is_file().then_some(dir)
+    };
+    let Some(programs) = wanted.iter().map(cli).collect::<Option<Vec<PathBuf>>>() else {
         let text = format!("LEFT OUT: the lab; {VARIABLE} names no directory with the pinned {}\n", setup.agent);
         std::io::stderr().write_all(text.as_bytes()).expect("a test's standard error can be written");
         return None;
@@ -155,13 +169,14 @@ pub(crate) fn lab(setup: Setup) -> Option<Lab> {
     let model = Server::start(0, log).expect("the model listens on loopback");
     // Nobody asks this agent for an end mark, so one in a prompt is text like any other.
     model.forget_done();
-    let lab = Lab { dir, setup, program, model };
+    let lab = Lab { dir, setup, programs, model };
     std::fs::create_dir_all(lab.project().join(".ccb")).expect("a project");
-    if lab.setup.agent == "codex" {
+    if lab.setup.both || !lab.is_claude() {
         let config = config(&lab.setup, lab.model.port());
         std::fs::create_dir_all(lab.codex_home()).expect("a home");
         std::fs::write(lab.codex_home().join("config.toml"), config).expect("Codex's configuration");
-    } else {
+    }
+    if lab.is_claude() {
         lab.furnish_claude();
     }
     Some(lab)
@@ -224,7 +239,8 @@ impl Lab {
     /// Returns a command in the project, with nothing from outside.
     pub(crate) fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let bin = Path::new(env!("CARGO_BIN_EXE_ccb")).parent().expect("binaries are in a directory");
-        let dirs = self.setup.first_on_path.iter().map(PathBuf::as_path).chain([bin, &self.program]);
+        let dirs = self.setup.first_on_path.iter().map(PathBuf::as_path).chain([bin]);
+        let dirs = dirs.chain(self.programs.iter().map(PathBuf::as_path));
         let dirs: Vec<String> = dirs.map(|dir| dir.display().to_string()).collect();
         let mut command = Command::new(program);
         command

@@ -15,3 +15,4 @@ mod env;
 mod homes;
 mod humans;
 mod mcp;
+mod stories;
