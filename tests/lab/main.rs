@@ -15,4 +15,5 @@ mod env;
 mod homes;
 mod humans;
 mod mcp;
+mod notices;
 mod stories;

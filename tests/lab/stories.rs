@@ -13,8 +13,12 @@ const UNDER_LOAD: usize = 10;
 
 /// Both agents in panes, idle.
 fn stage() -> Option<Lab> {
-    let settings = r#"{"permissions": {"defaultMode": "manual"}}"#;
-    let lab = lab(Setup { settings, ..Setup::both() })?;
+    stage_with(Vec::new())
+}
+
+/// The same, with these variables.
+pub(crate) fn stage_with(environment: Vec<(&'static str, &'static str)>) -> Option<Lab> {
+    let lab = lab(Setup { environment, ..Setup::both() })?;
     let _started = lab.ccb(&["--detach", "claude", "codex"]).ok();
     rest(&lab);
     Some(lab)
@@ -22,7 +26,7 @@ fn stage() -> Option<Lab> {
 
 /// Waits until nothing is left to do and both agents are idle.
 #[track_caller]
-fn rest(lab: &Lab) {
+pub(crate) fn rest(lab: &Lab) {
     until("both agents are at rest", || {
         let overview = lab.ccb(&["ps", "--json"]).json();
         let agents = overview["agents"].as_array()?;
@@ -31,7 +35,7 @@ fn rest(lab: &Lab) {
     });
 }
 
-fn pane(lab: &Lab, agent: &str) -> String {
+pub(crate) fn pane(lab: &Lab, agent: &str) -> String {
     let overview = lab.ccb(&["ps", "--json"]).json();
     let agents = overview["agents"].as_array().unwrap();
     let found = agents.iter().find(|known| known["name"] == agent).unwrap();
@@ -40,7 +44,7 @@ fn pane(lab: &Lab, agent: &str) -> String {
 
 /// Tells an agent something in its own pane, as a human does: not faster than it is shown.
 #[track_caller]
-fn tell(lab: &Lab, pane: &str, text: &str) {
+pub(crate) fn tell(lab: &Lab, pane: &str, text: &str) {
     let _typed = lab.tmux(&["send-keys", "-t", pane, "-l", text]).ok();
     let end = text.split(' ').next_back().unwrap();
     until("what was typed is shown", || {
@@ -49,8 +53,8 @@ fn tell(lab: &Lab, pane: &str, text: &str) {
     let _entered = lab.tmux(&["send-keys", "-t", pane, "Enter"]).ok();
 }
 
-/// Returns how many prompts in Claude's transcripts begin with what `is` finds.
-fn prompts(lab: &Lab, words: &str) -> usize {
+/// Returns how many lines of the user's role in Claude's transcripts hold these words.
+pub(crate) fn prompts(lab: &Lab, words: &str) -> usize {
     lab.transcript().iter().filter(|line| line["type"] == "user" && line.to_string().contains(words)).count()
 }
 

@@ -4,12 +4,13 @@ use std::fmt::Write as _;
 
 use crate::id::AgentName;
 
-/// Returns the paragraph for `agent` in `project`, a directory; `others` are names and providers.
-pub fn instructions(agent: &AgentName, project: &str, others: &[(AgentName, &str)]) -> String {
+/// Returns the paragraph for `agent` in `project`, a directory; `bin` is the directory of our commands, which a login
+/// shell may have taken off the PATH; `others` are names and providers.
+pub fn instructions(agent: &AgentName, project: &str, bin: &str, others: &[(AgentName, &str)]) -> String {
     let mut text = format!(
         "You are `{agent}`, one of several AI coding agents that work on the project {project}; `ccb` carries questions \
          and answers between you. Ask another agent when the user wants it, or when its view or its work helps:\n\
-         - In a shell: `ask <agent> \"message\"`. The tools of the MCP server `ccb` (ask, wait, pend, agents, cancel) do \
+         - In a shell: `ask <agent> \"message\"` (if it is not found: it is in {bin}). The tools of the MCP server `ccb` (ask, wait, pend, agents, cancel) do \
          the same, and work where a sandbox forbids the shell's command.\n\
          - The other agent sees the files, but nothing of your conversation: say all that it needs.\n\
          - When you are told that a request was submitted or goes on, end your turn: do not wait, poll, or answer in the \
@@ -41,12 +42,16 @@ mod tests {
     #[test]
     fn an_agent_is_told_who_it_is_and_who_else_is_there() {
         let name = |name: &str| AgentName::new(name).unwrap();
-        let text =
-            instructions(&name("codex"), "/home/u/x y", &[(name("reviewer"), "Codex"), (name("claude"), "Claude")]);
+        let text = instructions(
+            &name("codex"),
+            "/home/u/x y",
+            "/home/u/bin",
+            &[(name("reviewer"), "Codex"), (name("claude"), "Claude")],
+        );
         assert!(text.starts_with("You are `codex`") && text.contains("/home/u/x y"), "{text}");
         assert!(text.ends_with("besides you: reviewer (Codex), claude (Claude)."), "{text}");
-        assert!(instructions(&name("codex"), "/w", &[]).ends_with("what each is doing."));
-        assert!(text.len() < 1800, "{}", text.len());
+        assert!(instructions(&name("codex"), "/w", "/b", &[]).ends_with("what each is doing."));
+        assert!(text.contains("it is in /home/u/bin)") && text.len() < 1900, "{}", text.len());
     }
 
     #[test]

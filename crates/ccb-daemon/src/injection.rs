@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use ccb_core::home::file;
 use ccb_core::id::AgentName;
 use ccb_core::instructions;
 use toml::{Table, Value};
 
 use crate::agents::Agents;
+use crate::files::Files;
 use crate::mount::read_small;
 
 /// How long (s) a tool of ours may take: longer than its longest wait.
@@ -86,11 +88,12 @@ fn has_server(text: &str) -> bool {
 }
 
 /// Returns what an agent is told about itself and the others that are known now.
-pub(crate) fn words(agents: &Agents, agent: &AgentName, project: &Path) -> String {
+pub(crate) fn words(agents: &Agents, agent: &AgentName, files: &Files) -> String {
     let table = agents.lock();
     let others = table.values().filter(|slot| slot.config.name != *agent);
     let others: Vec<_> = others.map(|slot| (slot.config.name.clone(), slot.config.provider.row().display)).collect();
-    instructions::instructions(agent, &project.display().to_string(), &others)
+    let (project, bin) = (files.home().work_dir().display().to_string(), files.path(file::BIN).display().to_string());
+    instructions::instructions(agent, &project, &bin, &others)
 }
 
 #[cfg(test)]

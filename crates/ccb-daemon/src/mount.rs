@@ -470,7 +470,7 @@ impl Mounts {
                     program,
                     args: config.args.clone(),
                     project: spec.cwd.clone(),
-                    words: injection::words(&self.agents, agent, self.files.home().work_dir()),
+                    words: injection::words(&self.agents, agent, &self.files),
                 };
                 let mcp = injection::mcp_server(&ccb_program()?, self.files.home().work_dir(), &spec.env);
                 let options = mcp.codex_options(self.files.home().work_dir(), &spec.env);
@@ -507,7 +507,7 @@ impl Mounts {
         let session = self.agents.session(&config.name).await;
         let project = self.files.home().work_dir();
         let extras = Extras {
-            instructions: injection::words(&self.agents, &config.name, project),
+            instructions: injection::words(&self.agents, &config.name, &self.files),
             mcp: injection::mcp_server(&ccb_program()?, project, env).claude_config(),
             auto,
             plain: config.rung == Some(Rung::Watched),

@@ -136,7 +136,7 @@ impl Lab {
 
     /// Returns the process of Claude itself.
     pub(crate) fn claude_process(&self) -> u32 {
-        self.process("claude --")
+        self.process("/claude --")
     }
 }
 
