@@ -360,12 +360,6 @@ impl Lab {
         self.until_request(id, "settled")["request"].clone()
     }
 
-    /// Returns a request that is over by now.
-    pub(crate) fn settled_now(&self, id: &str) -> Option<Value> {
-        let explanation = self.explain(id);
-        (explanation["request"]["state"] == "settled").then(|| explanation["request"].clone())
-    }
-
     /// Returns what `ccb status` says.
     pub(crate) fn status(&self) -> Value {
         self.ccb(&["status", "--json"]).json()

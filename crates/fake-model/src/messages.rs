@@ -10,7 +10,7 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{self, Answer, OUTPUT_TOKENS, Reply, SUMMARY, ToolCall, Turn};
-use crate::directive;
+use crate::directive::{self, Directive};
 use crate::http::{Events, Next, Responder};
 use crate::server::{Call, Model, Outcome};
 use crate::state::State;
@@ -20,6 +20,9 @@ const REMINDER: (&str, &str) = ("<system-reminder>", "</system-reminder>");
 
 /// How the lines begin between which the CLI puts a text that was pasted; an id in quotes follows.
 const PASTED: &[&str] = &["<pasted_content id=\"", "</pasted_content id=\""];
+
+/// How the words begin by which a hook of the user makes the CLI go on.
+const FEEDBACK: &str = "Stop hook feedback:\n";
 
 /// What encloses the result in the news of a background task.
 const TASK_RESULT: (&str, &str) = ("<result>", "</result>");
@@ -150,6 +153,12 @@ fn array(value: &Value) -> impl Iterator<Item = &Value> {
 
 fn take_text(turn: &mut Turn, text: &str) {
     let written = written(text);
+    // Directives of a hook are obeyed like a user's own; other words of it are none of the user's.
+    let asked = written.trim_start().strip_prefix(FEEDBACK);
+    let written = match asked.filter(|words| !matches!(directive::parse(words), Directive::Acknowledge(_))) {
+        Some(words) => Cow::Owned(words.to_owned()),
+        None => written,
+    };
     if !written.trim().is_empty() && !directive::is_injected(&written) {
         *turn = Turn { text: written.into_owned(), ..Turn::default() };
     } else if let Some(result) = background_result(text).filter(|_| turn.results > 0) {

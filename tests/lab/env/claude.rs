@@ -34,6 +34,7 @@ impl Lab {
         let state = json!({
             "hasCompletedOnboarding": true,
             "hasSeenAutoDefaultNotice": true,
+            "hasSeenAutoDefaultNudge": true,
             "officialMarketplaceAutoInstallAttempted": true,
             "projects": trust,
         });
@@ -124,6 +125,18 @@ impl Lab {
         self.types(text);
         until(&format!("the composer shows `{text}`"), || self.composer().contains(text).then_some(()));
         self.presses("Enter");
+    }
+
+    /// Clears the composer line by line, as a human does.
+    #[track_caller]
+    pub(crate) fn clears(&self) {
+        until("the composer is empty", || {
+            let shown = self.composer();
+            if !shown.is_empty() {
+                self.presses("C-u");
+            }
+            shown.is_empty().then_some(())
+        });
     }
 
     /// Pastes a text into the pane, as a human's terminal does.

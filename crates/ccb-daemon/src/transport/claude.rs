@@ -286,9 +286,9 @@ impl Claude {
         let status = self.records.status();
         let fresh = at.stale.is_none_or(|stale| self.records.since() > stale);
         let resting = match status {
-            // A dialog that a human has opened is none that the turn waits for.
             Some(Status::Idle) => true,
-            Some(Status::Waiting(what)) => what == "dialog open",
+            // One that a human has opened after the turn. Another may have opened in the middle of it.
+            Some(Status::Waiting(what)) => what == "dialog open" && at.conversation.mark().is_some(),
             Some(Status::Busy) => false,
             None => at.conversation.mark().is_some(),
         };
