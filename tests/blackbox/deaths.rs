@@ -235,6 +235,18 @@ fn the_tmux_server_killed_in_mid_turn() {
 }
 
 #[test]
+fn the_tmux_server_killed_under_four_agents_brings_all_of_them_back() {
+    let names = ["first", "second", "third", "fourth"];
+    let env = TestEnv::start(Setup::of(names.map(Stub::new).into()));
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    env.kill(tmux.trim().parse().unwrap());
+    // The first one that comes back makes a new server, before the last one has told of its end.
+    for name in names {
+        goes_on(&env, name);
+    }
+}
+
+#[test]
 fn worker_and_tmux_server_killed_at_once_with_two_agents() {
     let env = TestEnv::start(Setup::of(vec![Stub::new("first"), Stub::blind("second")]));
     let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();

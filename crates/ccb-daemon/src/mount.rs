@@ -74,6 +74,9 @@ pub(crate) struct Mounts {
     opening: tokio::sync::Mutex<()>,
     /// When each agent's pane was last started, for the breaker.
     starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
+    /// The tmux server that each agent's pane was opened in, and those of them that are known to have died without
+    /// an order: another may serve under the same name by the time the second of its panes tells its end.
+    terminals: std::sync::Mutex<(BTreeMap<AgentName, Identity>, Vec<Identity>)>,
     /// Told when an agent's runner has died.
     pub(crate) runner_gone: Notify,
 }
@@ -89,6 +92,7 @@ impl Mounts {
             kept: tokio::sync::Mutex::new(kept),
             opening: tokio::sync::Mutex::default(),
             starts: std::sync::Mutex::default(),
+            terminals: std::sync::Mutex::default(),
             runner_gone: Notify::new(),
         }
     }
@@ -397,6 +401,7 @@ impl Mounts {
             server.tiled(&pane.pins.pane).await.ok();
         }
         server.label(&pane.pins.pane, agent.as_str()).await.ok();
+        self.terminals().0.insert(agent.clone(), pane.pins.server);
         let runner = pane.pins.process;
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
@@ -568,15 +573,32 @@ impl Mounts {
             }
             RunnerEvent::ServerEnded { how } => self.agents.error(agent, format!("its server ended: {how}")),
             // The terminal may have died under the pane: then nobody wanted it closed.
-            RunnerEvent::Closed if self.terminal_died().await => {}
+            RunnerEvent::Closed if self.terminal_died(agent).await => {}
             RunnerEvent::Closed => self.keep_running(agent, None).await,
             RunnerEvent::ServerStarted { .. } => {}
         }
         self.agents.task(agent, Task::Runner(event));
     }
 
-    /// Whether our own tmux server died without an orderly end, which would have removed its socket.
-    async fn terminal_died(&self) -> bool {
+    fn terminals(&self) -> std::sync::MutexGuard<'_, (BTreeMap<AgentName, Identity>, Vec<Identity>)> {
+        self.terminals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Whether the tmux server of an agent's pane, if it is our own, died without an order to end.
+    async fn terminal_died(&self, agent: &AgentName) -> bool {
+        let terminal = self.terminals().0.get(agent).cloned();
+        if terminal.as_ref().is_some_and(|terminal| self.terminals().1.contains(terminal)) {
+            return true;
+        }
+        let died = self.socket_is_deserted().await;
+        if died {
+            self.terminals().1.extend(terminal);
+        }
+        died
+    }
+
+    /// Whether our own tmux server has left its socket behind, which an orderly end removes.
+    async fn socket_is_deserted(&self) -> bool {
         let Ok(server) = self.server().await else { return false };
         let own = matches!(self.kept.lock().await.host, Host::Own);
         if !own || !server.socket().exists() {
@@ -629,6 +651,7 @@ impl Mounts {
     /// Starts an agent's pane again, unless it dies, or cannot be opened, each time.
     async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
         log(&format!("{agent}: {why}"));
+        let _noted = self.terminal_died(agent).await;
         while self.kept.lock().await.running.contains_key(agent) {
             let short = {
                 let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
