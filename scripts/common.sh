@@ -90,3 +90,8 @@ build_tool() {
 lab_home() {
     printf '%s/ccb-lab/%.16s\n' "$CACHE" "$(sha256sum lab/package-lock.json)"
 }
+
+# native_claude DIR: Claude Code's program itself; what stands before it in `.bin` is only made by an install script.
+native_claude() {
+    find "$1/node_modules/@anthropic-ai" -path '*/claude-code-*/claude*' -type f -perm -u+x | sort | head -n 1
+}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Shows ccb at work, in a home and a project made for it: `demo.sh stub` with two stand-in agents, `demo.sh real`
-# with the real Codex CLI and a model server on loopback. Needs no account, and touches nothing of yours.
+# with the real Claude Code and Codex CLI and a model server on loopback. Needs no account, and touches nothing of yours.
 # KEEP=1 on a terminal leaves the panes open. Exits 0 if everything that it shows has really happened.
 
 set -euo pipefail
@@ -11,13 +11,15 @@ LIMIT=60 # seconds that a thing may take that takes a moment
 BIN=$TARGET/debug
 KEEP=${KEEP:-}
 [ -t 0 ] || KEEP=""
+# Screens are cut to their width by characters, not by bytes.
+case ${LC_ALL:-${LC_CTYPE:-${LANG:-}}} in *[Uu][Tt][Ff]*) ;; *) export LC_ALL=C.UTF-8 ;; esac
 BOLD="" DIM="" PLAIN="" COLUMNS=100
 if [ -t 1 ]; then
     BOLD=$'\e[1m' DIM=$'\e[2m' PLAIN=$'\e[0m'
     COLUMNS=$(tput cols 2>/dev/null || echo 80)
 fi
 
-DEMO="" MODEL="" STARTED="" SHOWN=""
+DEMO="" PORTS="" MODEL="" STARTED="" SHOWN=""
 
 # world PATH [NAME=VALUE...]: makes home and project, and the script that runs commands in them.
 world() {
@@ -50,7 +52,7 @@ clean() {
     if [ -n "$KEEP" ] && [ -n "$SHOWN" ]; then exit "$status"; fi
     [ -z "$STARTED" ] || "$DEMO/in" ccb kill >"$LOGS/demo-kill.log" 2>&1 || true
     [ -z "$MODEL" ] || kill "$MODEL" 2>/dev/null || true
-    rm -rf "$DEMO"
+    rm -rf "$DEMO" ${PORTS:+"$PORTS"}
     exit "$status"
 }
 
@@ -89,12 +91,12 @@ wait_until() {
 all_is_over() { "$DEMO/in" ccb ps --json | grep -q '"requests":\[\]'; }
 
 # in_pane TEXT: whether the text stands in some agent's pane.
-in_pane() { panes | grep -qF "$1"; }
+in_pane() { grep -qF "$1" <<<"$(panes)"; }
 
 # panes: prints the screen of each agent in a frame, as wide as this terminal.
 panes() {
     local socket name pane line
-    socket=$("$DEMO/in" ccb status --json | sed -n 's/.*"attach":{"socket":"\(\([^"\\]\|\\.\)*\)".*/\1/p' | sed 's/\\\(.\)/\1/g')
+    socket=$(socket)
     "$DEMO/in" ccb ps --json | grep -oE '"name":"[^"]*"|"pane":"[^"]*"' | cut -d '"' -f 4 |
         while read -r name && read -r pane; do
             printf '\n%s┌── the pane of %s%s\n' "$DIM" "$name" "$PLAIN"
@@ -168,14 +170,21 @@ CONFIG
 }
 
 real_demo() {
-    local answer
+    local request claude
+    claude=$(dirname "$(native_claude "$CCB_LAB")")
     command -v tmux >/dev/null
     [ -z "${CCB_DEMO_SEALED:-}" ] || ip link set lo up
-    world "$BIN:$CCB_LAB/node_modules/.bin:$(dirname "$(command -v node)"):$(dirname "$(command -v tmux)")" FAKE_KEY=sk-fake
-    "$BIN/fake-model" --port-file "$DEMO/port" >"$LOGS/fake-model.log" 2>&1 </dev/null &
+    # First of all the port: Claude has its model's address from the environment.
+    mkdir -p "$CACHE"
+    PORTS=$(mktemp -d "$CACHE/ccb-demo-port.XXXXXX")
+    trap 'rm -rf "$PORTS"' EXIT
+    "$BIN/fake-model" --port-file "$PORTS/port" >"$LOGS/fake-model.log" 2>&1 </dev/null &
     MODEL=$!
-    wait_until "the model server listens" test -s "$DEMO/port"
-    mkdir "$DEMO/home/.codex"
+    wait_until "the model server listens" test -s "$PORTS/port"
+    world "$BIN:$claude:$CCB_LAB/node_modules/.bin:$(dirname "$(command -v node)"):$(dirname "$(command -v tmux)")" \
+        FAKE_KEY=sk-fake ANTHROPIC_AUTH_TOKEN=sk-fake "ANTHROPIC_BASE_URL=http://127.0.0.1:$(cat "$PORTS/port")" \
+        CLAUDE_CODE_MAX_RETRIES=1 CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1 DISABLE_AUTOUPDATER=1
+    mkdir "$DEMO/home/.codex" "$DEMO/home/.claude"
     cat >"$DEMO/home/.codex/config.toml" <<CONFIG
 model = "gpt-5.1-codex"
 model_provider = "fake"
@@ -183,25 +192,60 @@ check_for_update_on_startup = false
 
 [model_providers.fake]
 name = "fake"
-base_url = "http://127.0.0.1:$(cat "$DEMO/port")/v1"
+base_url = "http://127.0.0.1:$(cat "$PORTS/port")/v1"
 wire_api = "responses"
 env_key = "FAKE_KEY"
 request_max_retries = 1
 stream_max_retries = 1
 CONFIG
+    # What a human has answered in Claude's first run, and that this directory is trusted.
+    printf '{"hasCompletedOnboarding":true,"hasSeenAutoDefaultNotice":true,"officialMarketplaceAutoInstallAttempted":true,"projects":{%s:{"hasTrustDialogAccepted":true}}}\n' \
+        "$(toml "$DEMO/project")" >"$DEMO/home/.claude.json"
     say ""
-    say "The real Codex CLI ($("$DEMO/in" codex --version)), with a home of its own and a model server on loopback,"
+    say "The real Claude Code ($("$DEMO/in" claude --version)) and the real Codex CLI ($("$DEMO/in" codex --version)),"
+    say "with a home of their own and a model server on loopback,"
     say "${CCB_DEMO_SEALED:+in a network namespace without any other network, }in a project made for this: $DEMO/project"
     STARTED=yes
-    show ccb --detach codex
-    show ask codex "ECHO: hello from the real Codex" | tee "$DEMO/answer"
-    answer=$(tail -n 1 "$DEMO/answer")
-    [ "$answer" = "hello from the real Codex" ] || broken "Codex has answered something else"
-    # The answer came by protocol, which may be before Codex has drawn its first screen.
-    wait_until "the answer stands in Codex's pane" in_pane "$answer"
+    show ccb --detach claude codex
+    wait_until "Claude is ready" is_idle claude
+
+    say ""
+    say "You type into Claude's pane; Claude asks Codex in its shell, ends its turn, and goes on when the answer comes:"
+    say ""
+    say "    ❯ TOOL: ask codex ECHO: hello from the real Codex"
+    type_into claude "TOOL: ask codex ECHO: hello from the real Codex"
+    wait_until "Claude goes on with the answer" in_pane "NOTED: hello from the real Codex"
+    wait_until "nothing is left to do" all_is_over
     panes
-    show ccb explain "$("$DEMO/in" ccb pend codex --json | grep -m 1 -oE '[0-9]{8}-[0-9]{6}-[0-9]{3}-[0-9]+-[0-9]+' | head -n 1)"
+    request=$("$DEMO/in" ccb pend codex --json | grep -m 1 -oE '[0-9]{8}-[0-9]{6}-[0-9]{3}-[0-9]+-[0-9]+' | head -n 1)
+    show ccb explain "$request" | tee "$DEMO/answer"
+    grep -q 'delivered: claude' "$DEMO/answer" || broken "Codex's answer has not reached Claude"
+
+    say ""
+    say "And Codex, whose sandbox forbids our socket, asks Claude by the MCP server that it was given:"
+    show ask codex 'MCP: ccb ask {"agent":"claude","message":"ECHO: hello from the real Claude"}' | tee "$DEMO/answer"
+    grep -q 'hello from the real Claude' "$DEMO/answer" || broken "Claude's answer has not reached Codex"
     ends AGENTS=real
+}
+
+# is_idle AGENT: whether `ccb ps` shows that the agent can take something.
+is_idle() { "$DEMO/in" ccb ps --json | grep -q "\"name\":\"$1\"[^}]*\"state\":\"idle\""; }
+
+# type_into AGENT TEXT: types a line into an agent's pane and enters it, as you would.
+type_into() {
+    local socket pane
+    socket=$(socket)
+    pane=$("$DEMO/in" ccb ps --json | grep -oE "\"name\":\"$1\"[^}]*" | sed -n 's/.*"pane":"\([^"]*\)".*/\1/p')
+    tmux -S "$socket" send-keys -t "$pane" -l "$2"
+    wait_until "what was typed is shown" shown_in "$socket" "$pane" "${2##* }"
+    tmux -S "$socket" send-keys -t "$pane" Enter
+}
+
+shown_in() { tmux -S "$1" capture-pane -p -J -t "$2" | grep -qF "$3"; }
+
+# socket: the socket of the project's tmux server.
+socket() {
+    "$DEMO/in" ccb status --json | sed -n 's/.*"attach":{"socket":"\(\([^"\\]\|\\.\)*\)".*/\1/p' | sed 's/\\\(.\)/\1/g'
 }
 
 # seal COMMAND...: becomes the command in a network namespace with loopback only, where that is allowed.

@@ -12,11 +12,6 @@ left_out() {
     exit 3
 }
 
-# native_claude DIR: Claude Code's program itself; what stands before it in `.bin` is only made by an install script.
-native_claude() {
-    find "$1/node_modules/@anthropic-ai" -path '*/claude-code-*/claude*' -type f -perm -u+x | sort | head -n 1
-}
-
 install_lab() {
     [ ! -e "$LAB" ] || return 0
     local new="$LAB.new.$$" status=0
