@@ -104,12 +104,11 @@ impl Seat {
     /// removed when the agent gets something else.
     pub(crate) fn text(&self, agent: &AgentName, offer: &Offer, marked: bool) -> io::Result<String> {
         let text = offer.text(marked);
-        let name = |id: &str| format!("{agent}.{id}.txt");
         let bodies = self.files.path(file::BODIES);
-        let ours = name(offer.id.as_str());
+        let end = format!(".{agent}.txt");
+        let ours = format!("{}{end}", offer.id);
         let old = std::fs::read_dir(&bodies)?.filter_map(Result::ok).map(|entry| entry.file_name());
-        let of_agent =
-            |file: &String| file.starts_with(&format!("{agent}.")) && file.ends_with(".txt") && *file != ours;
+        let of_agent = |file: &String| *file != ours && file.strip_suffix(&end).is_some_and(|id| !id.contains('.'));
         for file in old.filter_map(|file| file.into_string().ok()).filter(of_agent) {
             remove_if_there(&bodies.join(file))?;
         }
