@@ -91,14 +91,14 @@ fn a_dialog_in_the_middle_of_our_turn_is_not_its_end() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();
     let (id, going) = lab.ask_meanwhile("AGENT: ECHO: from below");
-    let _shown = lab.until_shown("Auto mode can't check actions");
+    let _shown = lab.until_shown("Enter to stay in auto mode");
     let why = lab.until_state("waiting for you");
     assert!(why.contains("dialog open"), "{why}");
     // Longer than an idle Claude's transcript may take.
     let asked = Instant::now();
     until("three seconds have gone by", || (asked.elapsed().as_secs() >= 3).then_some(()));
     assert_eq!(lab.explain(&id)["request"]["state"], "working");
-    lab.confirms("Auto mode can't check actions");
+    lab.confirms("Enter to stay in auto mode");
     let _shown = lab.until_shown("Do you want to");
     lab.confirms("Do you want to");
     completed(&going.end().json(), "TOOLDONE: from below");

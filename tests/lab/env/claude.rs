@@ -143,6 +143,20 @@ impl Lab {
         });
     }
 
+    /// Presses Escape until Claude says that it was interrupted.
+    #[track_caller]
+    pub(crate) fn escapes(&self) {
+        let mut pressed: Option<Instant> = None;
+        until("Claude is interrupted", || {
+            let over = self.screen().contains("Interrupted");
+            if !over && pressed.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+                self.presses("Escape");
+                pressed = Some(Instant::now());
+            }
+            over.then_some(())
+        });
+    }
+
     /// Waits until a request that is queued says that it waits for something with this word in it.
     #[track_caller]
     pub(crate) fn until_waits_for(&self, id: &str, word: &str) {

@@ -39,6 +39,9 @@ const CAP: Duration = Duration::from_secs(2);
 /// How long an Enter may seem lost before the composer is looked at.
 const LOST: Duration = Duration::from_millis(1500);
 
+/// How soon after its Enter a prompt is in registry and transcript.
+const SENT: Duration = Duration::from_secs(1);
+
 /// How soon a transcript is looked for again of which no hook has told the place.
 const SEARCH: Duration = Duration::from_millis(200);
 
@@ -461,7 +464,7 @@ impl Claude {
         }
         self.look_around(line).await;
         let Some(at) = self.at.as_ref().filter(|at| at.conversation.turn().is_none()) else { return };
-        if at.stuck {
+        if at.stuck && !self.is_thrown_away().await {
             let why = "our text is in Claude's composer and was not submitted".to_owned();
             return line.engine.tell(Input::Doubt { id, attempt, why, last: false });
         }
@@ -480,6 +483,18 @@ impl Claude {
         let idle = self.records.status() == Some(&Status::Idle);
         let seen = paste::composer_state(target).await;
         idle && matches!(seen, Some(ccb_core::screen::Sight::Composer { text, cursor: true }) if text.is_empty())
+    }
+
+    /// Whether what we had pasted and not submitted has gone from the composer without being sent. One that a human has
+    /// just sent is told of within that pause.
+    async fn is_thrown_away(&mut self) -> bool {
+        if !self.is_surely_untaken().await {
+            return false;
+        }
+        tokio::time::sleep(SENT).await;
+        self.read();
+        let untaken = self.at.as_ref().is_some_and(|at| at.conversation.turn().is_none());
+        untaken && self.is_surely_untaken().await
     }
 
     /// Takes up a delivery that was offered before, and reads the whole transcript for it.
