@@ -98,10 +98,10 @@ fn a_dialog_in_the_middle_of_our_turn_is_not_its_end() {
     let asked = Instant::now();
     until("three seconds have gone by", || (asked.elapsed().as_secs() >= 3).then_some(()));
     assert_eq!(lab.explain(&id)["request"]["state"], "working");
-    lab.confirms("Enter to stay in auto mode");
-    let _shown = lab.until_shown("Do you want to");
-    lab.confirms("Do you want to");
-    completed(&going.end().json(), "TOOLDONE: from below");
+    let _cancelled = lab.begin("ccb", &["cancel", &id], "");
+    lab.presses("Escape");
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["outcome"]["word"], "cancelled", "{answer}");
 }
 
 #[test]

@@ -85,7 +85,7 @@ fn a_humans_escape_in_mid_answer_ends_it_as_interrupted_with_what_was_said() {
     let words = "never whole and never more than a part of this rather long answer, which goes on and on and on";
     let (id, going) = lab.ask_meanwhile(&format!("SLEEP 40: {words}"));
     let _working = lab.until_request(&id, "working");
-    let _shown = lab.until_shown("● never whole");
+    let _shown = lab.until_shown("↓");
     lab.escapes();
     let answer = going.end().json();
     assert_eq!(outcome(&answer), "incomplete/interrupted", "{answer}");
@@ -198,7 +198,7 @@ fn what_a_human_queues_during_our_turn_is_a_turn_of_its_own() {
     lab.start();
     let (id, going) = lab.ask_meanwhile("SLEEP 4: ours, and nothing else");
     let _working = lab.until_request(&id, "working");
-    let _shown = lab.until_shown("● ours");
+    let _shown = lab.until_shown("↓");
     lab.says("ECHO: theirs");
     completed(&going.end().json(), "ours, and nothing else");
     lab.until_taken("ECHO: theirs");

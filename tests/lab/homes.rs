@@ -188,10 +188,10 @@ fn claudes_configuration_and_login_are_as_claude_alone_would_leave_them() {
     };
     let shows = |text: &str| until(text, || tmux(&["capture-pane", "-p"]).contains(text).then_some(()));
     let _made = tmux(&["new-session", "-d", "-x", "200", "-y", "50", "claude"]);
-    shows("? for shortcuts");
+    shows("auto mode on");
     for number in 0..3 {
         let _typed = tmux(&["send-keys", "-l", &format!("ECHO: alone {number}")]);
-        shows(&format!("❯ ECHO: alone {number}"));
+        shows(&format!("ECHO: alone {number}"));
         let _entered = tmux(&["send-keys", "Enter"]);
         shows(&format!("● alone {number}"));
     }

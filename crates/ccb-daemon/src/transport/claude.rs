@@ -295,7 +295,9 @@ impl Claude {
             Some(Status::Busy) => false,
             None => at.conversation.mark().is_some(),
         };
-        if at.conversation.is_followed() || (at.conversation.mark().is_some() && resting) {
+        // Between the end of its agent in the background and the turn which that brings about, Claude is idle.
+        let marked = at.conversation.mark().is_some() && !at.conversation.is_pending();
+        if at.conversation.is_followed() || (marked && resting) {
             self.finish(line);
         } else if resting && fresh {
             at.cap.get_or_insert(Instant::now() + CAP);
