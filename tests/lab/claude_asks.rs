@@ -51,9 +51,7 @@ fn claude_gets_a_prompt_of_200_kb_and_gives_an_answer_of_200_kb() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();
     let mut prompt = "SIZE of this, 你好\n".to_owned();
-    for number in 0..5000 {
-        prompt.push_str(&format!("{number:06} the quick brown fox jumps over the lazy dog\n"));
-    }
+    prompt.extend((0..5000).map(|number| format!("{number:06} the quick brown fox jumps over the lazy dog\n")));
     let prompt = prompt.trim_end();
     assert!(prompt.len() > 200 * 1024, "{}", prompt.len());
     let answer = lab.ask_json(prompt);

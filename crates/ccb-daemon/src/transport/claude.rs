@@ -76,7 +76,7 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
             },
             () = driver.records.changed() => driver.look_around(&mut line).await,
             () = until(cap) => driver.run_out(&mut line).await,
-            () = until(lost) => driver.enter_was_lost().await,
+            () = until(lost) => driver.enter_was_lost(),
             () = until(search) => driver.search(&mut line).await,
             () = until(check) => driver.check(&mut line).await,
         }
@@ -416,7 +416,7 @@ impl Claude {
             (false, Edge::Enter) => Err("Claude became busy with something else meanwhile".to_owned()),
         };
         let handed = self.seat.deliver(line, &offer, &text, &gate).await;
-        self.seen = line.told.clone();
+        self.seen.clone_from(&line.told);
         let Some(at) = &mut self.at else { return };
         match handed {
             Handed::Over => at.lost = Some(Instant::now() + LOST),
@@ -430,7 +430,7 @@ impl Claude {
     }
 
     /// Enter was pressed and nothing has come of it: if our text is still in the composer, it is pressed again.
-    async fn enter_was_lost(&mut self) {
+    fn enter_was_lost(&mut self) {
         self.read();
         let Some(at) = &mut self.at else { return };
         at.lost = None;

@@ -269,12 +269,11 @@ fn unwrapped(text: &str) -> String {
         left.push_str(before);
         let after = PASTED.iter().find_map(|open| tag.strip_prefix(open));
         // The id is a short one; anything else is text.
-        match after.and_then(|after| after.split_once("\">")).filter(|(id, _)| id.len() <= 64) {
-            Some((_, after)) => rest = after,
-            None => {
-                left.push('<');
-                rest = &tag[1..];
-            }
+        if let Some((_, after)) = after.and_then(|after| after.split_once("\">")).filter(|(id, _)| id.len() <= 64) {
+            rest = after;
+        } else {
+            left.push('<');
+            rest = &tag[1..];
         }
     }
     left.push_str(rest);
