@@ -51,15 +51,14 @@ fn claude_gets_a_prompt_of_200_kb_and_gives_an_answer_of_200_kb() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();
     let mut prompt = "SIZE of this, 你好\n".to_owned();
-    for number in 0..5000 {
-        prompt.push_str(&format!("{number:06} the quick brown fox jumps over the lazy dog\n"));
-    }
+    prompt.extend((0..5000).map(|number| format!("{number:06} the quick brown fox jumps over the lazy dog\n")));
     let prompt = prompt.trim_end();
     assert!(prompt.len() > 200 * 1024, "{}", prompt.len());
-    let hash = sha2::Sha256::digest(prompt.as_bytes());
+    let answer = lab.ask_json(prompt);
+    let whole = format!("CCB_REQ_ID: {}\n\n{prompt}", answer["id"].as_str().unwrap());
+    let hash = sha2::Sha256::digest(whole.as_bytes());
     let hash = u64::from_be_bytes(hash[..8].try_into().unwrap());
-    let said = lab.run("ask", &["claude", "--no-wrap", "-t", "120"], prompt).ok();
-    assert_eq!(said, format!("SIZE {} chars {} bytes sha256={hash:016x}\n", prompt.chars().count(), prompt.len()));
+    completed(&answer, &format!("SIZE {} chars {} bytes sha256={hash:016x}", whole.chars().count(), whole.len()));
     assert_eq!(lab.user_messages().len(), 1);
     let long = lab.ask("LONG 200").ok();
     assert_eq!(long.len(), 200 * 1024 + "\nEND-OF-LONG\n".len());
@@ -119,8 +118,12 @@ fn claude_answers_when_its_agent_in_the_background_has_answered() {
     lab.start();
     let answer = lab.ask_json("AGENT: SLEEP 3: from below");
     assert_eq!(outcome(&answer), "completed", "{answer}");
-    let reply = answer["settlement"]["reply"].as_str().unwrap();
-    assert!(reply.contains("from below"), "{reply}");
+    assert_eq!(
+        answer["settlement"]["reply"],
+        "TOOLDONE: from below",
+        "{:#}",
+        lab.explain(answer["id"].as_str().unwrap())
+    );
     assert_eq!(lab.ask("ECHO: and on").ok(), "and on\n");
 }
 

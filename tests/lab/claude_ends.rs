@@ -1,21 +1,12 @@
 //! Claude's turns that end otherwise than with a plain answer, and what only a human can answer.
 
+use std::time::Instant;
+
 use crate::env::claude::{completed, outcome};
-use crate::env::{Lab, Setup, lab, until, write_program};
+use crate::env::{Setup, lab, until, write_program};
 
 /// A user who is asked before a tool runs.
 const ASKS: &str = r#"{"permissions":{"defaultMode":"default"}}"#;
-
-/// Returns the reason for which a request that is queued waits, as soon as this word is in it.
-#[track_caller]
-fn waits_for(lab: &Lab, id: &str, word: &str) {
-    until(&format!("the request waits for {word}"), || {
-        let explanation = lab.explain(id);
-        let request = &explanation["request"];
-        assert_eq!(request["state"], "queued", "{explanation}");
-        request["why"].as_str().unwrap_or_default().contains(word).then_some(())
-    });
-}
 
 #[test]
 fn a_users_own_stop_hook_that_lets_claude_go_on_is_obeyed() {
@@ -37,7 +28,7 @@ fn a_prompt_that_a_users_own_hook_refuses_is_told_and_left_to_the_human() {
     let refuse = "#!/bin/sh\nif grep -q FORBIDDEN; then echo 'not on my watch' >&2; exit 2; fi\n";
     write_program(&lab.dir().join("refuse"), refuse);
     lab.start();
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     let answer = lab.ask_json("ECHO: FORBIDDEN words");
     assert!(began.elapsed().as_secs() < 8, "{:?}", began.elapsed());
     assert_eq!(outcome(&answer), "failed/provider", "{answer}");
@@ -46,7 +37,7 @@ fn a_prompt_that_a_users_own_hook_refuses_is_told_and_left_to_the_human() {
     let why = lab.until_state("waiting for you");
     assert!(why.contains("composer"), "{why}");
     let next = lab.submit("ECHO: next");
-    waits_for(&lab, &next, "composer");
+    lab.until_waits_for(&next, "composer");
     assert!(lab.composer().contains("FORBIDDEN"), "{}", lab.screen());
     lab.clears();
     completed(&lab.settled(&next), "next");
@@ -99,18 +90,18 @@ fn a_claude_whose_connection_is_cut_asks_again_and_answers() {
 fn a_dialog_in_the_middle_of_our_turn_is_not_its_end() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();
-    let (id, going) = lab.ask_meanwhile("TOOL: touch ours && echo done");
-    let _shown = lab.until_shown("Auto mode can't check actions");
+    let (id, going) = lab.ask_meanwhile("AGENT: ECHO: from below");
+    let _shown = lab.until_shown("Enter to stay in auto mode");
     let why = lab.until_state("waiting for you");
     assert!(why.contains("dialog open"), "{why}");
     // Longer than an idle Claude's transcript may take.
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     until("three seconds have gone by", || (asked.elapsed().as_secs() >= 3).then_some(()));
     assert_eq!(lab.explain(&id)["request"]["state"], "working");
-    lab.presses("Enter");
-    let _shown = lab.until_shown("Do you want to");
-    lab.presses("Enter");
-    completed(&going.end().json(), "TOOLDONE: done");
+    let _cancelled = lab.begin("ccb", &["cancel", &id], "");
+    lab.presses("Escape");
+    let answer = going.end().json();
+    assert_eq!(answer["settlement"]["outcome"]["word"], "cancelled", "{answer}");
 }
 
 #[test]
@@ -121,10 +112,10 @@ fn a_request_waits_while_claude_asks_the_human_for_a_permission() {
     let why = lab.until_state("waiting for you");
     assert!(why.contains("permission") && why.contains("Bash"), "{why}");
     let id = lab.submit("ECHO: after you");
-    waits_for(&lab, &id, "permission");
+    lab.until_waits_for(&id, "permission");
     let _shown = lab.until_shown("Do you want to");
     assert!(!lab.project().join("theirs").exists());
-    lab.presses("Enter");
+    lab.confirms("Do you want to");
     completed(&lab.settled(&id), "after you");
     assert!(lab.project().join("theirs").exists());
     assert_eq!(lab.user_messages().len(), 2);
@@ -137,10 +128,10 @@ fn a_permission_that_our_own_turn_wants_is_the_humans_to_give() {
     let (id, going) = lab.ask_meanwhile("TOOL: touch ours && echo done");
     let why = lab.until_state("waiting for you");
     assert!(why.contains("permission") && why.contains("Bash"), "{why}");
-    assert_eq!(lab.explain(&id)["request"]["state"], "working");
+    let _working = lab.until_request(&id, "working");
     let _shown = lab.until_shown("Do you want to");
     assert!(!lab.project().join("ours").exists());
-    lab.presses("Enter");
+    lab.confirms("Do you want to");
     completed(&going.end().json(), "TOOLDONE: done");
     lab.until_idle();
 }
@@ -166,7 +157,7 @@ fn a_claude_that_is_not_told_to_trust_the_project_waits_for_the_human() {
     let why = lab.until_state("waiting for you");
     assert!(why.contains("dialog"), "{why}");
     let id = lab.submit("ECHO: trusted now");
-    waits_for(&lab, &id, "dialog");
+    lab.until_waits_for(&id, "dialog");
     let screen = lab.until_shown("trust this folder");
     assert!(screen.contains("❯ No, exit"), "{screen}");
     let state = std::fs::read_to_string(lab.home().join(".claude.json")).unwrap();
@@ -204,7 +195,7 @@ fn a_request_to_claude_that_is_cancelled_before_any_answer_leaves_its_text_to_th
     let answer = going.end().json();
     assert_eq!(answer["settlement"]["outcome"]["word"], "cancelled", "{answer}");
     let next = lab.submit("ECHO: next");
-    waits_for(&lab, &next, "composer");
+    lab.until_waits_for(&next, "composer");
     assert!(lab.composer().contains("HANG 40"), "{}", lab.screen());
     lab.clears();
     completed(&lab.settled(&next), "next");

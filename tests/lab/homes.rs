@@ -126,3 +126,99 @@ fn a_home_whose_path_is_too_long_for_a_socket_works() {
     assert_eq!(lab.ask("ECHO: again").ok(), "again\n");
     let _shown = lab.until_shown("again");
 }
+
+/// What Claude counts, times or names anew in each run, beside all that begins with `last`.
+const VOLATILE: &[&str] =
+    &["firstStartTime", "numStartups", "promptQueueUseCount", "tipsHistory", "userID", "machineID", "anonymousId"];
+
+/// Returns the files below a directory, with what is different in each run left out of their names.
+fn shape(dir: &Path) -> std::collections::BTreeSet<String> {
+    let name = |file: &PathBuf| {
+        let path = file.strip_prefix(dir).unwrap().display().to_string();
+        path.split(['/', '.'])
+            .map(|word| if word.chars().any(|c| c.is_ascii_digit()) { "#" } else { word })
+            .collect::<Vec<_>>()
+            .join("/")
+    };
+    files_below(dir).iter().map(name).collect()
+}
+
+/// Returns the paths of all keys in a value, with its plain values.
+fn keys(value: &serde_json::Value, path: &str, all: &mut std::collections::BTreeMap<String, String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (name, value) in
+                fields.iter().filter(|(name, _)| !name.starts_with("last") && !VOLATILE.contains(&name.as_str()))
+            {
+                keys(value, &format!("{path}/{name}"), all);
+            }
+        }
+        plain => {
+            let _new = all.insert(path.to_owned(), plain.to_string());
+        }
+    }
+}
+
+#[test]
+fn claudes_configuration_and_login_are_as_claude_alone_would_leave_them() {
+    let settings = "{\n  \"permissions\": { \"allow\": [\"Bash(ls:*)\"] }, \"hooks\": {\n\
+        \"Stop\": [{ \"hooks\": [{ \"type\": \"command\", \"command\": \"true\" }] }] }\n}\n";
+    let Some(lab) = lab(Setup { settings, ..Setup::claude() }) else { return };
+    let login = "{\"claudeAiOauth\":{}}\n";
+    std::fs::write(lab.claude_home().join(".credentials.json"), login).unwrap();
+    let alone = lab.dir().join("alone");
+    std::fs::create_dir_all(alone.join(".claude")).unwrap();
+    for name in [".claude.json", ".claude/settings.json", ".claude/.credentials.json"] {
+        std::fs::copy(lab.home().join(name), alone.join(name)).unwrap();
+    }
+    let before = std::fs::read_to_string(lab.claude_home().join("settings.json")).unwrap();
+
+    lab.start();
+    for number in 0..3 {
+        assert_eq!(lab.ask(&format!("ECHO: {number}")).ok(), format!("{number}\n"));
+    }
+    let _killed = lab.ccb(&["kill"]).ok();
+
+    // The same by Claude alone, in a copy of that home.
+    let socket = lab.dir().join("alone.sock");
+    let tmux = |args: &[&str]| {
+        let mut command = lab.command("tmux");
+        command.args(["-f", "/dev/null", "-S"]).arg(&socket).args(args).env("HOME", &alone);
+        let output = command.output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let shows = |text: &str| until(text, || tmux(&["capture-pane", "-p"]).contains(text).then_some(()));
+    let _made = tmux(&["new-session", "-d", "-x", "200", "-y", "50", "claude"]);
+    shows("auto mode on");
+    for number in 0..3 {
+        let _typed = tmux(&["send-keys", "-l", &format!("ECHO: alone {number}")]);
+        shows(&format!("ECHO: alone {number}"));
+        let _entered = tmux(&["send-keys", "Enter"]);
+        shows(&format!("● alone {number}"));
+    }
+    let _ended = tmux(&["kill-server"]);
+    until("Claude alone has ended", || {
+        lab.processes().iter().all(|(_, line)| !line.starts_with("claude")).then_some(())
+    });
+
+    assert_eq!(std::fs::read_to_string(lab.claude_home().join("settings.json")).unwrap(), before);
+    assert_eq!(std::fs::read_to_string(lab.claude_home().join(".credentials.json")).unwrap(), login);
+    let (with, without) = (shape(&lab.claude_home()), shape(&alone.join(".claude")));
+    let ours: Vec<&String> = with.difference(&without).collect();
+    assert!(ours.is_empty(), "{ours:#?}");
+    let state = |home: &Path| {
+        let mut all = std::collections::BTreeMap::new();
+        let value = serde_json::from_str(&std::fs::read_to_string(home.join(".claude.json")).unwrap()).unwrap();
+        keys(&value, "", &mut all);
+        all
+    };
+    let (with, without) = (state(&lab.home()), state(&alone));
+    let ours: Vec<_> = with.iter().filter(|(path, value)| without.get(*path) != Some(value)).collect();
+    assert!(ours.is_empty(), "{ours:#?}\n{without:#?}");
+    let foreign: Vec<PathBuf> = files_below(&lab.home())
+        .into_iter()
+        .filter(|file| !file.starts_with(lab.claude_home()) && !file.starts_with(lab.home().join(".local/state/ccb")))
+        .collect();
+    assert_eq!(foreign, [lab.home().join(".claude.json")]);
+}

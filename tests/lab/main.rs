@@ -7,7 +7,9 @@
 
 mod asks;
 mod claude_asks;
+mod claude_deaths;
 mod claude_ends;
+mod claude_humans;
 mod deaths;
 mod dialogs;
 mod ends;

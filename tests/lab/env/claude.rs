@@ -1,6 +1,7 @@
 //! What is particular about a world with Claude Code: its first-run answers, and what it writes of itself.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -125,6 +126,47 @@ impl Lab {
         self.types(text);
         until(&format!("the composer shows `{text}`"), || self.composer().contains(text).then_some(()));
         self.presses("Enter");
+    }
+
+    /// Takes what a dialog offers first, as a human does: again if nothing has come of it after a second, as Claude
+    /// overlooks keys of the first moment.
+    #[track_caller]
+    pub(crate) fn confirms(&self, dialog: &str) {
+        let mut pressed: Option<Instant> = None;
+        until(&format!("the dialog `{dialog}` is gone"), || {
+            let open = self.screen().contains(dialog);
+            if open && pressed.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+                self.presses("Enter");
+                pressed = Some(Instant::now());
+            }
+            (!open && pressed.is_some()).then_some(())
+        });
+    }
+
+    /// Presses Escape until Claude says that it was interrupted.
+    #[track_caller]
+    pub(crate) fn escapes(&self) {
+        let mut pressed: Option<Instant> = None;
+        until("Claude is interrupted", || {
+            let over = self.screen().contains("Interrupted");
+            if !over && pressed.is_none_or(|at| at.elapsed() > Duration::from_secs(1)) {
+                self.presses("Escape");
+                pressed = Some(Instant::now());
+            }
+            over.then_some(())
+        });
+    }
+
+    /// Waits until a request that is queued says that it waits for something with this word in it.
+    #[track_caller]
+    pub(crate) fn until_waits_for(&self, id: &str, word: &str) {
+        until(&format!("request {id} waits for {word}"), || {
+            let explanation = self.explain(id);
+            let request = &explanation["request"];
+            assert_ne!(request["state"], "settled", "{explanation}");
+            let why = request["why"].as_str().unwrap_or_default();
+            (request["state"] == "queued" && why.contains(word)).then_some(())
+        });
     }
 
     /// Clears the composer line by line, as a human does.

@@ -75,7 +75,10 @@ pub enum Says {
     /// A human stopped the turn.
     Interrupted,
     /// The turn was completed: after all Stop hooks, also while tasks run on in the background.
-    Completed,
+    Completed {
+        /// Whether agents of it run on in the background, whose end brings about another turn.
+        pending: bool,
+    },
     /// Nothing to us; it may be another one's parent.
     Link,
 }
@@ -93,7 +96,9 @@ pub fn record(line: &str) -> Option<Record> {
         "attachment" if line["attachment"]["type"] == "queued_command" => {
             Says::Absorbed { text: content(&line["attachment"]["prompt"]) }
         }
-        "system" if line["subtype"] == "turn_duration" => Says::Completed,
+        "system" if line["subtype"] == "turn_duration" => {
+            Says::Completed { pending: line["pendingBackgroundAgentCount"].as_u64().is_some_and(|count| count > 0) }
+        }
         "system" if line["subtype"] == "informational" => rejected(line["content"].as_str().unwrap_or_default()),
         _ => Says::Link,
     };

@@ -39,6 +39,9 @@ const CAP: Duration = Duration::from_secs(2);
 /// How long an Enter may seem lost before the composer is looked at.
 const LOST: Duration = Duration::from_millis(1500);
 
+/// How soon after its Enter a prompt is in registry and transcript.
+const SENT: Duration = Duration::from_secs(1);
+
 /// How soon a transcript is looked for again of which no hook has told the place.
 const SEARCH: Duration = Duration::from_millis(200);
 
@@ -292,7 +295,9 @@ impl Claude {
             Some(Status::Busy) => false,
             None => at.conversation.mark().is_some(),
         };
-        if at.conversation.is_followed() || (at.conversation.mark().is_some() && resting) {
+        // Between the end of its agent in the background and the turn which that brings about, Claude is idle.
+        let marked = at.conversation.mark().is_some() && !at.conversation.is_pending();
+        if at.conversation.is_followed() || (marked && resting) {
             self.finish(line);
         } else if resting && fresh {
             at.cap.get_or_insert(Instant::now() + CAP);
@@ -471,7 +476,7 @@ impl Claude {
         }
         self.look_around(line).await;
         let Some(at) = self.at.as_ref().filter(|at| at.conversation.turn().is_none()) else { return };
-        if at.stuck {
+        if at.stuck && !self.is_thrown_away().await {
             let why = "our text is in Claude's composer and was not submitted".to_owned();
             return line.engine.tell(Input::Doubt { id, attempt, why, last: false });
         }
@@ -490,6 +495,18 @@ impl Claude {
         let idle = self.records.status() == Some(&Status::Idle);
         let seen = paste::composer_state(target).await;
         idle && matches!(seen, Some(ccb_core::screen::Sight::Composer { text, cursor: true }) if text.is_empty())
+    }
+
+    /// Whether what we had pasted and not submitted has gone from the composer without being sent. One that a human has
+    /// just sent is told of within that pause.
+    async fn is_thrown_away(&mut self) -> bool {
+        if !self.is_surely_untaken().await {
+            return false;
+        }
+        tokio::time::sleep(SENT).await;
+        self.read();
+        let untaken = self.at.as_ref().is_some_and(|at| at.conversation.turn().is_none());
+        untaken && self.is_surely_untaken().await
     }
 
     /// Takes up a delivery that was offered before, and reads the whole transcript for it.

@@ -34,6 +34,8 @@ pub struct Conversation {
 struct Seen {
     said: Vec<Part>,
     end: Option<Mark>,
+    /// Whether its agents in the background ran on at its end.
+    pending: bool,
 }
 
 #[derive(Debug)]
@@ -132,7 +134,10 @@ impl Conversation {
             }
             Says::Failed { reason, message } => seen.end = Some(Mark::Failed(reason, message)),
             Says::Interrupted => seen.end = Some(Mark::Interrupted),
-            Says::Completed => seen.end = Some(Mark::Completed),
+            Says::Completed { pending } => {
+                seen.end = Some(Mark::Completed);
+                seen.pending = pending;
+            }
             Says::Rejected { .. } | Says::Link => {}
         }
     }
@@ -199,6 +204,12 @@ impl Conversation {
     pub fn mark(&self) -> Option<&Mark> {
         let last = self.bound.as_ref()?.turns.last()?;
         self.seen.get(last)?.end.as_ref()
+    }
+
+    /// Returns whether the last turn of the delivery left agents in the background, which will bring about another.
+    pub fn is_pending(&self) -> bool {
+        let last = self.bound.as_ref().and_then(|bound| bound.turns.last());
+        last.and_then(|turn| self.seen.get(turn)).is_some_and(|seen| seen.pending)
     }
 
     /// Returns that a user's own hook refused the delivery.
