@@ -128,8 +128,17 @@ fn a_home_whose_path_is_too_long_for_a_socket_works() {
 }
 
 /// What Claude counts, times or names anew in each run, beside all that begins with `last`.
-const VOLATILE: &[&str] =
-    &["firstStartTime", "numStartups", "promptQueueUseCount", "tipsHistory", "userID", "machineID", "anonymousId"];
+const VOLATILE: &[&str] = &[
+    "firstStartTime",
+    "numStartups",
+    "promptQueueUseCount",
+    "tipsHistory",
+    "userID",
+    "machineID",
+    "anonymousId",
+    "officialMarketplaceAutoInstallLastAttemptTime",
+    "officialMarketplaceAutoInstallNextRetryTime",
+];
 
 /// Returns the files below a directory, with what is different in each run left out of their names.
 fn shape(dir: &Path) -> std::collections::BTreeSet<String> {
