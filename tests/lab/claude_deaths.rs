@@ -185,6 +185,8 @@ fn requests_that_wait_for_claude_while_everything_of_ours_dies_are_all_answered(
     lab.start();
     let mut ids = vec![lab.submit("SLEEP 2: number 0")];
     ids.extend((1..5).map(|number| lab.submit(&format!("ECHO: number {number}"))));
+    // One whose text is just on its way into the composer would be left to the human.
+    let _working = lab.until_request(&ids[0], "working");
     let status = lab.status();
     lab.kill(pid(&status["keeper"]));
     lab.kill(pid(&status["pid"]));

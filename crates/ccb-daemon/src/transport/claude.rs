@@ -476,6 +476,8 @@ impl Claude {
         }
         self.look_around(line).await;
         let Some(at) = self.at.as_ref().filter(|at| at.conversation.turn().is_none()) else { return };
+        // What an earlier askd has left in the composer is told, also while nothing waits for it.
+        self.seat.check_soon();
         if at.stuck && !self.is_thrown_away().await {
             let why = "our text is in Claude's composer and was not submitted".to_owned();
             return line.engine.tell(Input::Doubt { id, attempt, why, last: false });

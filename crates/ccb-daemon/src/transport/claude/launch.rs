@@ -77,9 +77,9 @@ impl Launch {
         }
         args.extend(config.args.iter().cloned());
         let known = session.filter(|session| !session.is_empty());
-        // A session without a prompt has no transcript, and cannot be resumed.
+        // A session without a prompt has no transcript, and cannot be resumed; it can be given once more.
         let resumes = known.as_ref().is_some_and(|session| transcript_of(&config_dir, session).is_some());
-        let session = known.filter(|_| resumes).unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+        let session = known.unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
         Ok(Self { config_dir, session, program, args, resumes })
     }
 
