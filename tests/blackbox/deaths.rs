@@ -1,10 +1,11 @@
 //! `kill -9` of each process at each edge: the outcome of every request is true, its asker learns it, no request
 //! reaches its agent twice, and the next request is answered without anybody's help.
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::asks::outcome;
-use crate::env::{Going, Setup, Stub, TestEnv, until};
+use crate::env::{Going, Setup, Stub, TestEnv, signal, until};
 
 /// Returns a world whose worker dies once at this edge, when [`arm`] has said so.
 pub(crate) fn doomed(edge: &str, agents: Vec<Stub>) -> TestEnv {
@@ -145,6 +146,23 @@ fn killed_in_mid_turn(stub: Stub, kill: impl FnOnce(&TestEnv, &mut Option<Going>
     };
     assert_eq!(request["id"], id.as_str());
     (env, request)
+}
+
+#[test]
+fn a_program_that_ends_with_its_answer_fails_nothing_that_waits() {
+    let env = TestEnv::start(Setup::of(vec![Stub::new("stub")]));
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 1: whole");
+    env.until_request(&id, "working");
+    let waits = env.submit("stub", &[], "ECHO: next");
+    let (worker, _) = env.askd();
+    // The answer and the end of the program come to askd at once.
+    signal(worker, Signal::STOP);
+    until("it has answered", || (env.events_of("stub", "done").len() == 1).then_some(()));
+    env.kill(env.process("stub-agent"));
+    signal(worker, Signal::CONT);
+    assert_eq!(outcome(&going.end().json(), "completed"), "");
+    assert_eq!(env.settled(&waits)["settlement"]["reply"], "next");
+    goes_on(&env, "stub");
 }
 
 #[test]

@@ -531,7 +531,7 @@ impl Mounts {
         }
         let (tx, tasks) = unbounded_channel();
         slot.tasks = Some(tx);
-        let line = Line { agent: agent.clone(), engine: self.engine.clone(), tasks, told: None };
+        let line = Line::new(agent.clone(), self.engine.clone(), tasks);
         start(line, self.agents.clone());
     }
 

@@ -6,6 +6,8 @@ pub(crate) mod follow;
 pub(crate) mod seat;
 pub(crate) mod watched;
 
+use std::collections::VecDeque;
+
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::prompt;
 use ccb_core::provider::claude::Hook;
@@ -95,12 +97,27 @@ pub(crate) struct Line {
     /// Where its evidence goes.
     pub(crate) engine: Engine,
     /// What it is told.
-    pub(crate) tasks: UnboundedReceiver<Task>,
+    tasks: UnboundedReceiver<Task>,
+    /// What it was told, and comes back to.
+    held: VecDeque<Task>,
     /// The last presence told, so that nothing is told twice.
     pub(crate) told: Option<Presence>,
 }
 
 impl Line {
+    /// Returns the line of an agent of which nothing was told.
+    pub(crate) fn new(agent: AgentName, engine: Engine, tasks: UnboundedReceiver<Task>) -> Self {
+        Self { agent, engine, tasks, held: VecDeque::new(), told: None }
+    }
+
+    /// Waits for the next task; none: there will be no more.
+    pub(crate) async fn task(&mut self) -> Option<Task> {
+        match self.held.pop_front() {
+            Some(task) => Some(task),
+            None => self.tasks.recv().await,
+        }
+    }
+
     /// Tells what the agent is doing, if that is news.
     pub(crate) fn presence(&mut self, presence: Presence) {
         if self.told.as_ref() != Some(&presence) {
@@ -116,6 +133,16 @@ impl Line {
 
     /// Tells that the agent is gone, after its records were read to their end.
     pub(crate) fn gone(&mut self, why: &str) {
+        // An offer that has just come goes back: nobody need doubt what became of it.
+        while let Ok(task) = self.tasks.try_recv() {
+            match task {
+                Task::Offer(offer) => {
+                    self.presence(Presence::Starting { why: why.to_owned() });
+                    self.not_handed_over(&offer, why);
+                }
+                other => self.held.push_back(other),
+            }
+        }
         self.told = None;
         self.engine.tell(Input::Gone { agent: self.agent.clone(), why: why.to_owned() });
     }

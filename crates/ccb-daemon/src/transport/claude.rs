@@ -70,7 +70,7 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
         let check = driver.seat.due();
         tokio::select! {
             biased;
-            task = line.tasks.recv() => match task {
+            task = line.task() => match task {
                 None => return,
                 Some(task) => driver.task(&mut line, task).await,
             },
@@ -178,6 +178,9 @@ impl Claude {
     /// Claude is gone: what it has written of our delivery is read to its end first, also of one that was handed over
     /// by an earlier askd.
     async fn ended(&mut self, line: &mut Line, why: &str) {
+        // First of all that nothing can be offered to it: what it still has to tell makes room for the next delivery.
+        line.presence(Presence::Starting { why: why.to_owned() });
+        self.seat.leave();
         if self.at.is_none()
             && let Some((id, attempt, _)) = line.at_hand().await
         {
@@ -191,7 +194,6 @@ impl Claude {
         self.forget();
         self.seen = None;
         self.asks_for = None;
-        self.seat.leave();
         self.records.leave();
         line.gone(why);
     }

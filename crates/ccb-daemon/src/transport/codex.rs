@@ -80,7 +80,7 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
     let mut pause = PAUSE.0;
     loop {
         if !up {
-            let Some(task) = line.tasks.recv().await else { return };
+            let Some(task) = line.task().await else { return };
             up = matches!(task, Task::Runner(RunnerEvent::ServerStarted { .. }));
             if let Some(End::RunnerGone { why }) = driver.meanwhile(&line, task, "its app-server is not running") {
                 line.gone(&why);
@@ -298,7 +298,7 @@ impl Codex {
         loop {
             tokio::select! {
                 biased;
-                task = line.tasks.recv() => match task {
+                task = line.task() => match task {
                     None => return Ok(End::Closed),
                     Some(task) => if let Some(end) = self.task(line, &mut wire, task).await? { return Ok(end) },
                 },
@@ -329,7 +329,7 @@ impl Codex {
         loop {
             tokio::select! {
                 wire = &mut opening => return wire.map(Ok),
-                task = line.tasks.recv() => {
+                task = line.task() => {
                     let Some(task) = task else { return Ok(Err(End::Closed)) };
                     if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
                         return Ok(Err(end));
@@ -342,7 +342,7 @@ impl Codex {
     /// Waits a moment, unless the server or the runner ends meanwhile.
     async fn pause(&mut self, line: &mut Line, time: Duration) -> Option<End> {
         let until = Instant::now() + time;
-        while let Ok(task) = tokio::time::timeout_at(until, line.tasks.recv()).await {
+        while let Ok(task) = tokio::time::timeout_at(until, line.task()).await {
             let Some(task) = task else { return Some(End::Closed) };
             if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
                 return Some(end);

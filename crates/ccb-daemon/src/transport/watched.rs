@@ -63,7 +63,7 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
         let check = driver.seat.due();
         tokio::select! {
             biased;
-            task = line.tasks.recv() => match task {
+            task = line.task() => match task {
                 None => return,
                 Some(task) => driver.task(&mut line, task).await,
             },
@@ -215,6 +215,8 @@ impl Watched {
     /// The program is gone: what it has written of our delivery is read to its end first, also of one that was
     /// handed over by an earlier askd.
     async fn ended(&mut self, line: &mut Line, why: &str) {
+        // First of all that nothing can be offered to it: what it still has to tell makes room for the next delivery.
+        line.presence(Presence::Starting { why: why.to_owned() });
         if self.at.is_none()
             && let Some((id, attempt, kind)) = line.at_hand().await
         {
