@@ -89,7 +89,7 @@ mod tests {
         let text = envelope(&id(), &"x".repeat(5000), false);
         let short = by_file(&text, "/home/a b/f");
         assert!(anchored(&short, &id()) && short.len() < 500);
-        assert!(short.contains("5043 bytes") && short.contains("the file /home/a b/f]"), "{short}");
+        assert!(short.contains("5041 bytes") && short.contains("the file /home/a b/f]"), "{short}");
     }
 
     #[test]

@@ -355,7 +355,7 @@ async fn enter_follows_once_when_the_composer_shows_our_text_alone() {
     until("Enter arrives", async || lab.given() == once).await;
     assert_eq!(retry_enter(&target, TEXT).await, Pressed::Done);
     for other in ["another text", "1\n2\n3\n4\n5\n6\n7"] {
-        let refused = Pressed::Refused { why: "its composer holds another paste than ours".to_owned() };
+        let refused = Pressed::Refused { why: "its composer holds something else than our text alone".to_owned() };
         assert_eq!(retry_enter(&target, other).await, refused);
     }
     lab.ends_with(&target, &pasted(TEXT, "\r\r")).await;
