@@ -16,7 +16,7 @@ use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::provider::Rung;
 use ccb_core::provider::claude::conversation::Conversation;
 use ccb_core::provider::claude::{Hook, Status};
-use ccb_core::screen::Look;
+use ccb_core::screen::{Look, Sight};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::{Order, RunnerEvent};
@@ -76,7 +76,7 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
             },
             () = driver.records.changed() => driver.look_around(&mut line).await,
             () = until(cap) => driver.run_out(&mut line).await,
-            () = until(lost) => driver.enter_was_lost(),
+            () = until(lost) => driver.enter_was_lost(&mut line).await,
             () = until(search) => driver.search(&mut line).await,
             () = until(check) => driver.check(&mut line).await,
         }
@@ -138,6 +138,11 @@ impl At {
             lost: None,
             search: Instant::now(),
         }
+    }
+
+    /// Whether nothing was seen of it yet.
+    fn is_unseen(&self) -> bool {
+        self.conversation.turn().is_none() && self.conversation.rejection().is_none()
     }
 }
 
@@ -221,13 +226,28 @@ impl Claude {
         self.look_around(line).await;
     }
 
-    /// Reads what is new in registry and transcript, and tells what that means.
+    /// Takes notice of what is new, and tells what Claude is doing.
     async fn look_around(&mut self, line: &mut Line) {
         if self.seat.is_free() {
             return;
         }
-        let before = self.records.session().to_owned();
         let status = self.records.status().cloned();
+        self.catch_up(line).await;
+        let rests = self.records.status() == Some(&Status::Idle) && status != Some(Status::Idle);
+        if rests && self.at.as_ref().is_some_and(|at| at.stuck) {
+            self.seat.check_soon();
+        }
+        if rests && self.seat.due().is_some() {
+            // What the screen is looked at for may have changed with it.
+            return self.check(line).await;
+        }
+        self.show(line);
+    }
+
+    /// Reads what is new in registry and transcript, and tells what that means for the delivery. Whoever reads does it
+    /// by this: what was read and not told would never be told.
+    async fn catch_up(&mut self, line: &mut Line) {
+        let before = self.records.session().to_owned();
         self.read();
         if self.records.session() != before {
             let session = self.records.session().to_owned();
@@ -241,12 +261,6 @@ impl Claude {
         }
         self.tell(line);
         self.decide(line);
-        let rests = self.records.status() == Some(&Status::Idle) && status != Some(Status::Idle);
-        if rests && self.seat.due().is_some() {
-            // What the screen is looked at for may have changed with it.
-            return self.check(line).await;
-        }
-        self.show(line);
     }
 
     /// Reads registry and transcript. In another session than before, a turn of the old one is over.
@@ -358,12 +372,15 @@ impl Claude {
         if self.seat.is_free() {
             return;
         }
-        let presence = match (self.records.status(), &self.seen) {
+        let presence = match (self.records.status(), &self.seen.clone()) {
             (Some(Status::Waiting(what)), _) => {
                 let tool = self.asks_for.as_ref().map(|tool| format!(": {tool}")).unwrap_or_default();
                 Presence::Waiting { why: format!("it asks for an answer in its pane ({what}{tool})") }
             }
             (Some(Status::Busy), _) => {
+                // The registry tells when that is over; until then the screen changes all the time.
+                self.seat.look_no_more();
+                self.seen = None;
                 let whose = if self.at.is_some() { "in a turn" } else { "in a turn that is not ours" };
                 Presence::Busy { why: whose.into() }
             }
@@ -380,29 +397,38 @@ impl Claude {
         line.presence(presence);
     }
 
+    /// Submits what we had pasted and could not submit, if it is still wanted and Claude is idle with it.
+    async fn press_enter_again(&mut self, line: &Line) {
+        let Some(id) = self.at.as_ref().filter(|at| at.stuck).map(|at| at.id.clone()) else { return };
+        let asked = id.clone();
+        let wanted = line.engine.look(move |view| {
+            view.state.requests.get(&asked).is_some_and(|request| !request.is_settled() && request.cancel.is_none())
+        });
+        if self.records.status() != Some(&Status::Idle) || !wanted.await.unwrap_or(false) {
+            return;
+        }
+        let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
+        match paste::retry_enter(target, &at.text).await {
+            Pressed::Done => {
+                log(&format!("{}: Enter for {id}, which was still in its composer", line.agent));
+                at.stuck = false;
+                at.lost = Some(Instant::now() + LOST);
+            }
+            Pressed::Refused { .. } => {}
+            Pressed::Unknown { why } => log(&format!("{}: Enter for {id}: {why}", line.agent)),
+        }
+    }
+
     /// Looks at the screen that something waits for.
     async fn check(&mut self, line: &mut Line) {
-        self.read();
-        if self.records.status() == Some(&Status::Idle)
-            && let (Some(at), Some(target)) = (&mut self.at, self.seat.target())
-            && at.stuck
-        {
-            match paste::retry_enter(target, &at.text).await {
-                Pressed::Done => {
-                    log(&format!("{}: Enter for {}, which was still in its composer", line.agent, at.id));
-                    at.stuck = false;
-                    at.lost = Some(Instant::now() + LOST);
-                }
-                Pressed::Refused { .. } => {}
-                Pressed::Unknown { why } => log(&format!("{}: Enter for {}: {why}", line.agent, at.id)),
-            }
-        }
+        self.catch_up(line).await;
+        self.press_enter_again(line).await;
         self.seen = self.seat.look().await;
         self.show(line);
     }
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
-        self.read();
+        self.catch_up(line).await;
         match self.records.status() {
             Some(Status::Idle) => {}
             None if self.since.elapsed() > UNREGISTERED => {}
@@ -442,12 +468,11 @@ impl Claude {
     }
 
     /// Enter was pressed and nothing has come of it: if our text is still in the composer, it is pressed again.
-    fn enter_was_lost(&mut self) {
-        self.read();
+    async fn enter_was_lost(&mut self, line: &mut Line) {
+        self.catch_up(line).await;
         let Some(at) = &mut self.at else { return };
         at.lost = None;
-        let untaken = at.conversation.turn().is_none() && at.conversation.rejection().is_none();
-        if untaken && self.records.status() == Some(&Status::Idle) {
+        if at.is_unseen() && self.records.status() == Some(&Status::Idle) {
             at.stuck = true;
             self.seat.check_soon();
         }
@@ -477,14 +502,21 @@ impl Claude {
             at.told = None;
         }
         self.look_around(line).await;
-        let Some(at) = self.at.as_ref().filter(|at| at.conversation.turn().is_none()) else { return };
+        let stuck = match &self.at {
+            Some(at) if at.is_unseen() => at.stuck,
+            Some(_) | None => return,
+        };
         // What an earlier askd has left in the composer is told, also while nothing waits for it.
         self.seat.check_soon();
-        if at.stuck && !self.is_thrown_away().await {
+        let untaken = (stuck || last) && self.is_surely_untaken(line).await;
+        if !self.at.as_ref().is_some_and(At::is_unseen) {
+            return;
+        }
+        if stuck && !untaken {
             let why = "our text is in Claude's composer and was not submitted".to_owned();
             return line.engine.tell(Input::Doubt { id, attempt, why, last: false });
         }
-        if last && self.is_surely_untaken().await {
+        if last && untaken {
             let proof = "its transcript does not hold it, Claude is idle, and its composer is empty".to_owned();
             self.forget();
             return line.engine.tell(Input::NotTaken { id, attempt, proof });
@@ -493,24 +525,22 @@ impl Claude {
         line.engine.tell(Input::Doubt { id, attempt, why, last });
     }
 
-    /// Whether the pinned Claude is idle, with an empty composer, and its transcript was read to its end.
-    async fn is_surely_untaken(&self) -> bool {
-        let Some(target) = self.seat.target() else { return false };
-        let idle = self.records.status() == Some(&Status::Idle);
-        let seen = paste::composer_state(target).await;
-        idle && matches!(seen, Some(ccb_core::screen::Sight::Composer { text, cursor: true }) if text.is_empty())
-    }
-
-    /// Whether what we had pasted and not submitted has gone from the composer without being sent. One that a human has
-    /// just sent is told of within that pause.
-    async fn is_thrown_away(&mut self) -> bool {
-        if !self.is_surely_untaken().await {
+    /// Whether the pinned Claude is idle, with an empty composer, and its transcript, read to its end, does not hold
+    /// the delivery: seen twice, because what a human has just sent is in registry and transcript within that pause.
+    async fn is_surely_untaken(&mut self, line: &mut Line) -> bool {
+        if !self.seems_untaken().await {
             return false;
         }
         tokio::time::sleep(SENT).await;
-        self.read();
-        let untaken = self.at.as_ref().is_some_and(|at| at.conversation.turn().is_none());
-        untaken && self.is_surely_untaken().await
+        self.catch_up(line).await;
+        self.seems_untaken().await
+    }
+
+    async fn seems_untaken(&self) -> bool {
+        let (Some(at), Some(target)) = (&self.at, self.seat.target()) else { return false };
+        let idle = at.is_unseen() && self.records.status() == Some(&Status::Idle);
+        let seen = paste::composer_state(target).await;
+        idle && matches!(seen, Some(Sight::Composer { text, cursor: true }) if text.is_empty())
     }
 
     /// Takes up a delivery that was offered before, and reads the whole transcript for it.

@@ -132,6 +132,11 @@ impl Seat {
         self.check.get_or_insert(Check { next, pause: RECHECK.0.max(self.setback), since: now });
     }
 
+    /// Looks no more: something else tells when the agent can take something.
+    pub(crate) fn look_no_more(&mut self) {
+        self.check = None;
+    }
+
     /// Returns when the screen is to be looked at again.
     pub(crate) fn due(&self) -> Option<Instant> {
         self.check.as_ref().map(|check| check.next)
