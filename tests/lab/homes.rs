@@ -127,6 +127,20 @@ fn a_home_whose_path_is_too_long_for_a_socket_works() {
     let _shown = lab.until_shown("again");
 }
 
+#[test]
+fn claudes_hooks_reach_askd_from_any_home_and_project() {
+    let (home, project) = ("it's a \"home\" $(touch X)", "my \"wörk\" `touch X` & back\\slash");
+    let Some(lab) = lab(Setup { home, project, ..Setup::claude() }) else { return };
+    lab.start();
+    // Its reason tells that a hook was heard.
+    assert_eq!(lab.ask("ECHO: hello").ok(), "hello\n");
+    let agent = lab.agent();
+    assert_eq!((&agent["rung"], &agent["rung_why"]), (&"hooked".into(), &"the best one for Claude".into()));
+    assert!(lab.ask("MCP: ccb agents {}").ok().contains("claude (you)"));
+    let touched = files_below(lab.dir()).into_iter().find(|file| file.file_name().is_some_and(|name| name == "X"));
+    assert_eq!(touched, None);
+}
+
 /// What Claude counts, times or names anew in each run, beside all that begins with `last`.
 const VOLATILE: &[&str] = &[
     "firstStartTime",
