@@ -130,3 +130,28 @@ fn the_client_of_an_asking_agent_killed_before_it_is_answered() {
     lab.kill(client);
     came_once(&lab, &id);
 }
+
+/// The other way round: Codex asks Claude by the MCP server, without waiting, and gets the notice by its own protocol.
+/// askd's worker is killed at an edge of that hand-over.
+fn killed_on_the_way_to_codex(edge: &'static str) {
+    let Some(lab) = stage_with(vec![("CCB_FAILPOINT", edge)]) else { return };
+    let asks = format!(r#"MCP: ccb ask {{"agent":"claude","message":"SLEEP 1: {ANSWER}","wait_s":0}}"#);
+    tell(&lab, &pane(&lab, "codex"), &asks);
+    until("the worker has died", || lab.dir().join("died").exists().then_some(()));
+    until("Codex goes on with the answer", || (lab.model_saw("[CCB_TASK_COMPLETED]") == 1).then_some(()));
+    rest(&lab);
+    let request = lab.ccb(&["pend", "claude", "--json"]).json()["requests"][0].clone();
+    assert_eq!((&request["asker"], &request["settlement"]["reply"]), (&"codex".into(), &ANSWER.into()), "{request:#}");
+    assert!(request["delivered"].is_number(), "{request:#}");
+    assert_eq!(lab.model_saw("[CCB_TASK_"), 1);
+}
+
+#[test]
+fn the_worker_killed_before_codex_gets_its_notice() {
+    killed_on_the_way_to_codex("codex.before-start=abort:{world}/died");
+}
+
+#[test]
+fn the_worker_killed_after_codex_has_got_its_notice() {
+    killed_on_the_way_to_codex("codex.started=abort:{world}/died");
+}
