@@ -200,6 +200,18 @@ fn a_request_to_claude_that_is_cancelled_before_any_answer_is_taken_out_of_the_c
 }
 
 #[test]
+fn a_command_that_runs_on_in_the_background_keeps_nobody_from_asking() {
+    let settings = r#"{"permissions":{"defaultMode":"default","allow":["Bash"]}}"#;
+    let Some(lab) = lab(Setup { settings, ..Setup::claude() }) else { return };
+    lab.start();
+    let tool = r#"RAWTOOL: Bash {"command":"tail -f /dev/null","description":"x","run_in_background":true}"#;
+    let answer = lab.ask_json(tool);
+    assert_eq!(outcome(&answer), "completed", "{answer}");
+    assert_eq!(lab.ask("ECHO: next").ok(), "next\n");
+    lab.until_idle();
+}
+
+#[test]
 fn a_late_answer_of_claude_is_attached() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();

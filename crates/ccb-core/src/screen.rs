@@ -137,7 +137,7 @@ impl Look {
             digits.parse().unwrap_or(usize::MAX)
         });
         let ends = pasted.trim_end().matches('\n').count();
-        after.trim().is_empty() && counted.is_none_or(|counted| (ends..=ends + 1).contains(&counted))
+        after.trim().is_empty() && counted.map_or(ends == 0, |counted| (ends..=ends + 1).contains(&counted))
     }
 }
 
@@ -230,7 +230,7 @@ mod tests {
         let is = |text: &str, pasted: &str| Look::Boxed.is_ours(text, pasted);
         assert!(is("[Pasted text #1 +5 lines]", long) && is("[Pasted text #7 +4 lines]", long));
         assert!(!is("[Pasted text #1 +6 lines]", long) && !is("[Pasted text #1 +x lines]", long));
-        assert!(is("[Pasted text #4]", &"x".repeat(900)));
+        assert!(is("[Pasted text #4]", &"x".repeat(900)) && !is("[Pasted text #4]", long));
         assert!(is("CCB_REQ_ID: r1 a b c", long));
         assert!(!is("draft [Pasted text #1 +5 lines]", long));
         assert!(!is("[Pasted text #1 +5 lines] more", long));

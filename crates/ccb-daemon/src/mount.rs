@@ -3,7 +3,7 @@
 //! What was mounted is kept in the store and in a private file, so that an agent comes back after any death
 //! but the one that a human wanted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -59,7 +59,9 @@ const ENVIRONMENT: &str = "run/environment.json";
 struct Kept {
     agents: Vec<AgentConfig>,
     host: Host,
-    auto: bool,
+    /// The agents that were last started to act without asking (`-a`).
+    #[serde(default)]
+    auto_agents: BTreeSet<AgentName>,
     /// The agents that are to run, and the process that ran each in its pane.
     running: BTreeMap<AgentName, Identity>,
 }
@@ -84,7 +86,7 @@ pub(crate) struct Mounts {
 impl Mounts {
     /// Returns mounts with nothing in them.
     pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents) -> Self {
-        let kept = Kept { agents: Vec::new(), host: Host::Own, auto: false, running: BTreeMap::new() };
+        let kept = Kept { agents: Vec::new(), host: Host::Own, auto_agents: BTreeSet::new(), running: BTreeMap::new() };
         Self {
             files,
             engine,
@@ -219,7 +221,6 @@ impl Mounts {
             if !self.alive() {
                 kept.host = call.host;
             }
-            kept.auto = call.auto;
         }
         self.configure(&config).await?;
         let mut mounted = Mounted { attach: None, started: Vec::new(), running: Vec::new(), notes: Vec::new() };
@@ -228,6 +229,14 @@ impl Mounts {
             if reported || self.is_running(&agent.name).await {
                 mounted.running.push(agent.name);
                 continue;
+            }
+            {
+                // For this launch only: what runs already stays as it was started.
+                let mut kept = self.kept.lock().await;
+                kept.auto_agents.remove(&agent.name);
+                if call.auto {
+                    kept.auto_agents.insert(agent.name.clone());
+                }
             }
             if !call.resume {
                 self.agents.set_session(&agent.name, "").await;
@@ -439,7 +448,10 @@ impl Mounts {
             let kept = self.kept.lock().await;
             let config = kept.agents.iter().find(|known| known.name == *agent).cloned();
             let config = config.or_else(|| self.agents.lock().get(agent).map(|slot| slot.config.clone()));
-            (config.ok_or_else(|| Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")))?, kept.auto)
+            (
+                config.ok_or_else(|| Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")))?,
+                kept.auto_agents.contains(agent),
+            )
         };
         self.check(&config, &env).await?;
         let socket = self.server().await?.socket().display().to_string();
@@ -490,7 +502,10 @@ impl Mounts {
                 let launch = self.prepare_claude(&config, &spec.env, program, auto).await?;
                 spec.tui = Some(launch.argv());
                 let files = self.files.clone();
-                self.start_transport(agent, |line, agents| tokio::spawn(claude::run(line, files, launch, agents)));
+                let anew = Task::Launch(Box::new(launch.clone()));
+                if !self.agents.task(agent, anew) {
+                    self.start_transport(agent, |line, agents| tokio::spawn(claude::run(line, files, launch, agents)));
+                }
             }
             Rung::Watched | Rung::Hooked => {
                 spec.tui = Some(std::iter::once(program).chain(config.args.iter().cloned()).collect());

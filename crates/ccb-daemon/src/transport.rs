@@ -19,6 +19,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 
 use crate::engine::Engine;
+use crate::transport::claude::launch::Launch;
 
 /// What a transport is told.
 #[derive(Clone, Debug)]
@@ -49,6 +50,8 @@ pub(crate) enum Task {
     Runner(RunnerEvent),
     /// A hook of the agent tells something.
     Hook(Hook),
+    /// Claude is launched anew.
+    Launch(Box<Launch>),
     /// The pane's runner and all that it ran are gone.
     RunnerGone {
         /// Why.

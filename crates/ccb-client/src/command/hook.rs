@@ -15,7 +15,7 @@ use crate::wake::Patience;
 use crate::{Context, exit, project};
 
 /// How long askd may take.
-const LIMIT: Duration = Duration::from_millis(500);
+const LIMIT: Duration = Duration::from_millis(250);
 
 pub(super) fn run(context: &Context, args: &[OsString]) -> u8 {
     let _untold = tell(context, args);

@@ -9,10 +9,7 @@ use serde_json::Value;
 
 use crate::outcome::Failure;
 
-/// What a prompt refused by a user's own hook is reported with, up to the hook's reason.
-const BLOCKED: &str = "UserPromptSubmit operation blocked by hook:";
-
-/// What comes between that reason and the prompt.
+/// What comes before the prompt where a hook's refusal is reported.
 const ORIGINAL: &str = "Original prompt: ";
 
 /// What stands for an interrupt among the user's messages.
@@ -48,13 +45,15 @@ pub enum Says {
     Absorbed {
         /// The text.
         text: String,
+        /// Whether nobody sent it: the news of a task in the background, or words of Claude's own.
+        by_task: bool,
     },
     /// A user's own hook refused a prompt. It belongs to no turn.
     Rejected {
         /// What the hook said.
         reason: String,
-        /// The prompt.
-        text: String,
+        /// The prompt; none if the hook wanted it not to be told.
+        text: Option<String>,
     },
     /// A part of one of the model's messages; each content block has a line.
     Said {
@@ -94,12 +93,15 @@ pub fn record(line: &str) -> Option<Record> {
         "user" => user(&line),
         "assistant" => assistant(&line),
         "attachment" if line["attachment"]["type"] == "queued_command" => {
-            Says::Absorbed { text: content(&line["attachment"]["prompt"]) }
+            let attachment = &line["attachment"];
+            let by_task = attachment["commandMode"] == "task-notification" || attachment["isMeta"] == true;
+            Says::Absorbed { text: content(&attachment["prompt"]), by_task }
         }
         "system" if line["subtype"] == "turn_duration" => {
-            Says::Completed { pending: line["pendingBackgroundAgentCount"].as_u64().is_some_and(|count| count > 0) }
+            let some = |field: &str| line[field].as_u64().is_some_and(|count| count > 0);
+            Says::Completed { pending: some("pendingBackgroundAgentCount") || some("pendingWorkflowCount") }
         }
-        "system" if line["subtype"] == "informational" => rejected(line["content"].as_str().unwrap_or_default()),
+        "system" if line["subtype"] == "informational" => stopped(&line),
         _ => Says::Link,
     };
     Some(Record { uuid: text("uuid")?, parent: text("parentUuid"), turn: text("promptId"), says })
@@ -132,11 +134,21 @@ fn assistant(line: &Value) -> Says {
     Says::Said { message, text, last }
 }
 
-fn rejected(content: &str) -> Says {
-    let Some((reason, text)) = content.strip_prefix(BLOCKED).and_then(|rest| rest.split_once(ORIGINAL)) else {
-        return Says::Link;
-    };
-    Says::Rejected { reason: reason.trim().to_owned(), text: text.to_owned() }
+/// Reads that a user's own hook refused a prompt, or stopped its turn before anything was said.
+fn stopped(line: &Value) -> Says {
+    let ending = &line["promptSubmitEnding"]["ending"];
+    let reason = ending["reason"].as_str().unwrap_or("it gave no reason").trim().to_owned();
+    match ending["kind"].as_str() {
+        Some("blocked_by_hook") => {
+            let text = line["content"].as_str().and_then(|content| content.split_once(ORIGINAL));
+            Says::Rejected { reason, text: text.map(|(_, text)| text.to_owned()) }
+        }
+        Some("stopped_by_hook") => {
+            let message = format!("a hook of the user stopped it: {reason}");
+            Says::Failed { reason: Failure::Provider, message }
+        }
+        Some(_) | None => Says::Link,
+    }
 }
 
 /// Returns the text of a message's content, which is a string or a list of blocks.
@@ -192,7 +204,8 @@ pub fn registered(text: &str) -> Option<Registered> {
     let entry: Value = serde_json::from_str(text).ok()?;
     let start = &entry["procStart"];
     let status = entry["status"].as_str().map(|status| match status {
-        "idle" => Status::Idle,
+        // A shell command that runs on in the background keeps nobody from asking.
+        "idle" | "shell" => Status::Idle,
         "waiting" => Status::Waiting(entry["waitingFor"].as_str().unwrap_or("an answer").to_owned()),
         _ => Status::Busy,
     });
@@ -243,6 +256,8 @@ mod tests {
             assert_eq!(registered(&text[..cut]), None);
         }
         assert_eq!(registered(r#"{"sessionId":"s"}"#).and_then(|entry| entry.status), None);
+        let shell = registered(r#"{"sessionId":"s","status":"shell"}"#).and_then(|e| e.status);
+        assert_eq!(shell, Some(Status::Idle), "a command in the background");
         assert_eq!(registered(r#"{"sessionId":"s","status":"new"}"#).and_then(|e| e.status), Some(Status::Busy));
     }
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use ccb_core::id::RequestId;
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::provider::Rung;
-use ccb_core::provider::claude::conversation::Conversation;
+use ccb_core::provider::claude::conversation::{Conversation, Mark};
 use ccb_core::provider::claude::{Hook, Status};
 use ccb_core::screen::{Look, Sight};
 use ccb_core::state::Presence;
@@ -38,6 +38,9 @@ const CAP: Duration = Duration::from_secs(2);
 
 /// How long an Enter may seem lost before the composer is looked at.
 const LOST: Duration = Duration::from_millis(1500);
+
+/// How often Enter is pressed again for one offer: what does not take it then is not going to.
+const AGAIN: u32 = 3;
 
 /// How soon after its Enter a prompt is in registry and transcript.
 const SENT: Duration = Duration::from_secs(1);
@@ -111,6 +114,8 @@ struct At {
     told: Option<(String, bool)>,
     /// Whether our text is in the composer, put there by us and not submitted.
     stuck: bool,
+    /// How often Enter was pressed again.
+    again: u32,
     /// Whether we have pressed the key that stops it.
     interrupted: bool,
     /// Whether a hook was heard since it was offered.
@@ -131,6 +136,7 @@ impl At {
             text,
             told: None,
             stuck: false,
+            again: 0,
             interrupted: false,
             hooked: false,
             stale: None,
@@ -153,6 +159,7 @@ impl Claude {
             Task::Interrupt { id, .. } => self.interrupt(line, &id).await,
             Task::Reconcile { id, attempt, last, .. } => self.reconcile(line, id, attempt, last).await,
             Task::Hook(hook) => self.hook(line, hook).await,
+            Task::Launch(launch) => self.launched(*launch),
             Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
             Task::Runner(RunnerEvent::TuiEnded { how, again }) => {
                 let next = if again { "it is started again" } else { "start it with `ccb`" };
@@ -162,6 +169,15 @@ impl Claude {
             }
             Task::RunnerGone { why } => self.ended(line, &why).await,
         }
+    }
+
+    /// It is launched anew, perhaps with other options: what runs already stays, its next start is by these.
+    fn launched(&mut self, launch: Launch) {
+        if self.seat.is_free() {
+            self.records = Records::new(launch.config_dir.clone(), launch.session.clone());
+        }
+        self.launch = launch;
+        self.resumable = false;
     }
 
     async fn started(&mut self, line: &mut Line, pid: u32) {
@@ -191,9 +207,8 @@ impl Claude {
         {
             self.read_anew(line, id, attempt).await;
         }
-        self.read();
-        self.tell(line);
-        if self.at.as_ref().is_some_and(|at| at.conversation.mark().is_some()) {
+        self.catch_up(line).await;
+        if self.at.as_ref().is_some_and(|at| at.conversation.mark().is_some() || at.conversation.is_whole()) {
             self.finish(line);
         }
         self.forget();
@@ -303,7 +318,7 @@ impl Claude {
             return;
         }
         let status = self.records.status();
-        let fresh = at.stale.is_none_or(|stale| self.records.since() > stale);
+        let fresh = at.stale.is_none_or(|stale| self.records.since() != stale);
         let resting = match status {
             Some(Status::Idle) => true,
             // One that a human has opened after the turn. Another may have opened in the middle of it.
@@ -313,9 +328,12 @@ impl Claude {
         };
         // Between the end of its agent in the background and the turn which that brings about, Claude is idle.
         let marked = at.conversation.mark().is_some() && !at.conversation.is_pending();
-        if at.conversation.is_followed() || (marked && resting) {
+        // A completed turn that leaves nothing behind is over, whatever Claude is at by now.
+        let completed = marked && at.conversation.mark() == Some(&Mark::Completed);
+        let followed = at.conversation.is_followed();
+        if completed || (marked && (resting || followed)) {
             self.finish(line);
-        } else if resting && fresh {
+        } else if (resting && fresh) || followed {
             at.cap.get_or_insert(Instant::now() + CAP);
         } else {
             at.cap = None;
@@ -388,7 +406,7 @@ impl Claude {
             (Some(Status::Idle), None) if self.seat.due().is_some() => return,
             (Some(Status::Idle), _) => Presence::Idle,
             (None, Some(Presence::Idle)) if self.since.elapsed() < UNREGISTERED => {
-                self.seat.check_soon();
+                self.seat.check_again();
                 Presence::Starting { why: "Claude has not said yet that it is ready".into() }
             }
             (None, Some(seen)) => seen.clone(),
@@ -399,7 +417,8 @@ impl Claude {
 
     /// Submits what we had pasted and could not submit, if it is still wanted and Claude is idle with it.
     async fn press_enter_again(&mut self, line: &Line) {
-        let Some(id) = self.at.as_ref().filter(|at| at.stuck).map(|at| at.id.clone()) else { return };
+        let stuck = self.at.as_ref().filter(|at| at.stuck && at.again < AGAIN);
+        let Some(id) = stuck.map(|at| at.id.clone()) else { return };
         let asked = id.clone();
         let wanted = line.engine.look(move |view| {
             view.state.requests.get(&asked).is_some_and(|request| !request.is_settled() && request.cancel.is_none())
@@ -412,6 +431,7 @@ impl Claude {
             Pressed::Done => {
                 log(&format!("{}: Enter for {id}, which was still in its composer", line.agent));
                 at.stuck = false;
+                at.again += 1;
                 at.lost = Some(Instant::now() + LOST);
             }
             Pressed::Refused { .. } => {}
@@ -478,7 +498,9 @@ impl Claude {
         }
     }
 
-    async fn interrupt(&mut self, line: &Line, id: &RequestId) {
+    async fn interrupt(&mut self, line: &mut Line, id: &RequestId) {
+        // What was seen a moment ago may be over: the same key then closes what a human has opened.
+        self.catch_up(line).await;
         let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
         let in_a_turn = match self.records.status() {
             Some(Status::Busy) | None => true,
@@ -521,6 +543,8 @@ impl Claude {
             self.forget();
             return line.engine.tell(Input::NotTaken { id, attempt, proof });
         }
+        // Behind a turn of somebody else's it may be queued, and is seen when that is over.
+        let last = last && !matches!(self.records.status(), Some(Status::Busy | Status::Waiting(_)));
         let why = "it is not in Claude's transcript, which does not prove that it is not on its way".to_owned();
         line.engine.tell(Input::Doubt { id, attempt, why, last });
     }

@@ -362,7 +362,7 @@ impl Codex {
                 return Some(End::RunnerGone { why });
             }
             // A new connection asks again where the delivery stands; interrupts have their own deadline.
-            Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Hook(_) => {}
+            Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Hook(_) | Task::Launch(_) => {}
         }
         None
     }
@@ -665,7 +665,7 @@ impl Codex {
                 self.show(line);
             }
             Task::Runner(event) => self.runner(&event),
-            Task::Hook(_) => {}
+            Task::Hook(_) | Task::Launch(_) => {}
             Task::RunnerGone { why } => {
                 self.forget_threads();
                 return Ok(Some(End::RunnerGone { why }));

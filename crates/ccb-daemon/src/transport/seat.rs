@@ -132,6 +132,12 @@ impl Seat {
         self.check.get_or_insert(Check { next, pause: RECHECK.0.max(self.setback), since: now });
     }
 
+    /// Has the screen looked at once more, a moment later.
+    pub(crate) fn check_again(&mut self) {
+        let now = Instant::now();
+        self.check.get_or_insert(Check { next: now + RECHECK.0, pause: RECHECK.0, since: now });
+    }
+
     /// Looks no more: something else tells when the agent can take something.
     pub(crate) fn look_no_more(&mut self) {
         self.check = None;

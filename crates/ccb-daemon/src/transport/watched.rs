@@ -191,6 +191,7 @@ impl Watched {
                 self.ended(line, &format!("its program ended ({how}); {next}")).await;
             }
             Task::Hook(_)
+            | Task::Launch(_)
             | Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) =>
                 {}
             Task::RunnerGone { why } => self.ended(line, &why).await,

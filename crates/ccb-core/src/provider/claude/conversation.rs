@@ -101,7 +101,7 @@ impl Conversation {
     pub fn take(&mut self, line: &str) {
         let Some(record) = super::record(line) else { return };
         if let Says::Rejected { reason, text } = &record.says
-            && self.fit(text) != Fit::Foreign
+            && text.as_ref().is_none_or(|text| self.fit(text) != Fit::Foreign)
         {
             self.rejected = Some(Rejection { record: record.uuid.clone(), reason: reason.clone() });
         }
@@ -126,7 +126,7 @@ impl Conversation {
         let seen = self.seen.entry(turn.clone()).or_default();
         match says {
             Says::Prompt { text, by_task } => self.prompt(turn, &text, by_task),
-            Says::Absorbed { text } => self.absorbed(turn, &text),
+            Says::Absorbed { text, by_task: false } => self.absorbed(turn, &text),
             Says::Said { message, text, last } => {
                 // What is said after an end was said because a hook let the turn go on.
                 seen.end = None;
@@ -138,7 +138,7 @@ impl Conversation {
                 seen.end = Some(Mark::Completed);
                 seen.pending = pending;
             }
-            Says::Rejected { .. } | Says::Link => {}
+            Says::Absorbed { by_task: true, .. } | Says::Rejected { .. } | Says::Link => {}
         }
     }
 
@@ -151,7 +151,13 @@ impl Conversation {
                 self.bound = Some(Bound { turns: vec![turn], mixed, followed: false });
             }
             Some(bound) if bound.turns.contains(&turn) => bound.mixed |= fit != Fit::Ours && !by_task,
-            Some(bound) if by_task && !bound.followed => bound.turns.push(turn),
+            // What another turn had started may end at any time, and is none of ours.
+            Some(bound) if by_task => {
+                let last = bound.turns.last().and_then(|turn| self.seen.get(turn));
+                if !bound.followed && last.is_some_and(|seen| seen.pending) {
+                    bound.turns.push(turn);
+                }
+            }
             Some(bound) => bound.followed = true,
         }
     }
@@ -212,6 +218,11 @@ impl Conversation {
         last.and_then(|turn| self.seen.get(turn)).is_some_and(|seen| seen.pending)
     }
 
+    /// Returns whether the model has said a whole final message, with or without the turn's own end.
+    pub fn is_whole(&self) -> bool {
+        self.parts().last().is_some_and(|part| part.last)
+    }
+
     /// Returns that a user's own hook refused the delivery.
     pub fn rejection(&self) -> Option<&Rejection> {
         self.rejected.as_ref().filter(|_| self.bound.is_none())
@@ -225,7 +236,7 @@ impl Conversation {
             Some(Mark::Failed(reason, message)) => {
                 TurnEnd::Failed { reason: *reason, message: message.clone(), partial: self.partial() }
             }
-            None if self.parts().last().is_some_and(|part| part.last) => TurnEnd::Completed { reply: self.reply() },
+            None if self.is_whole() => TurnEnd::Completed { reply: self.reply() },
             Some(Mark::Interrupted) | None => TurnEnd::Interrupted { partial: self.partial() },
         }
     }
@@ -308,6 +319,11 @@ mod tests {
     fn completed(uuid: &str, parent: &str) -> Value {
         json!({"type": "system", "subtype": "turn_duration", "uuid": uuid, "parentUuid": parent})
     }
+    fn pending(uuid: &str, parent: &str) -> Value {
+        let mut line = completed(uuid, parent);
+        line["pendingBackgroundAgentCount"] = 1.into();
+        line
+    }
     fn reply(text: &str) -> TurnEnd {
         TurnEnd::Completed { reply: text.into() }
     }
@@ -347,10 +363,12 @@ mod tests {
     #[test]
     fn a_text_that_joins_ours_is_told_and_one_that_ours_joins_too() {
         let queued = |text: &str| {
-            let attachment = json!({"type": "queued_command", "prompt": text});
+            let mode = if text == "task" { "task-notification" } else { "prompt" };
+            let attachment = json!({"type": "queued_command", "prompt": text, "commandMode": mode});
             json!({"type": "attachment", "uuid": "q", "parentUuid": "u", "attachment": attachment})
         };
         assert!(conversation(&[prompt("u", "t", OURS), queued("mine")]).is_mixed());
+        assert!(!conversation(&[prompt("u", "t", OURS), queued("task")]).is_mixed());
         assert!(conversation(&[prompt("u", "t", OURS), prompt("v", "t", "mine")]).is_mixed());
         let joined = conversation(&[prompt("u", "t", "mine"), queued(OURS)]);
         assert_eq!((joined.turn(), joined.is_mixed()), (Some("t"), true));
@@ -365,7 +383,7 @@ mod tests {
         let lines = [
             prompt("u", "t", OURS),
             said("a", "u", "m1", "started"),
-            completed("c", "a"),
+            pending("c", "a"),
             task.clone(),
             said("e", "v", "m2", "found it"),
         ];
@@ -374,16 +392,31 @@ mod tests {
         let mut lines = lines.to_vec();
         lines.push(completed("f", "e"));
         assert_eq!(conversation(&lines).end(), reply("found it"));
+        assert!(!conversation(&lines).is_pending());
         lines.insert(3, prompt("h", "t1", "mine"));
         assert_eq!(conversation(&lines).end(), reply("started"));
+        // A task that our turn did not leave behind is somebody else's.
+        let foreign = [&lines[..2], &[completed("c", "a"), task], &lines[5..]].concat();
+        assert_eq!(conversation(&foreign).end(), reply("started"));
     }
 
     #[test]
     fn a_rejection_is_no_turn() {
-        let content = format!("UserPromptSubmit operation blocked by hook:\n[x]: no\n\n\nOriginal prompt: {OURS}");
-        let line = json!({"type": "system", "subtype": "informational", "uuid": "i", "content": content});
-        let rejected = conversation(&[line]);
-        assert_eq!(rejected.rejection(), Some(&Rejection { record: "i".into(), reason: "[x]: no".into() }));
-        assert_eq!(rejected.turn(), None);
+        let line = |content: &str, kind: &str| {
+            let ending = json!({"ending": {"kind": kind, "reason": "no"}});
+            json!({"type": "system", "subtype": "informational", "uuid": "i", "parentUuid": "u", "content": content,
+                "promptSubmitEnding": ending})
+        };
+        let told = format!("UserPromptSubmit operation blocked by hook:\n[x]: no\n\n\nOriginal prompt: {OURS}");
+        // Also where the hook suppresses the prompt, which is ours: nothing else was submitted since.
+        for content in [told.as_str(), "UserPromptSubmit operation blocked by hook:\nno"] {
+            let rejected = conversation(&[line(content, "blocked_by_hook")]);
+            assert_eq!(rejected.rejection(), Some(&Rejection { record: "i".into(), reason: "no".into() }));
+            assert_eq!(rejected.turn(), None);
+        }
+        let foreign = conversation(&[line(&told.replace("r1", "r2"), "blocked_by_hook")]);
+        assert_eq!(foreign.rejection(), None);
+        let stopped = conversation(&[prompt("u", "t", OURS), line("", "stopped_by_hook")]);
+        assert!(matches!(stopped.mark(), Some(Mark::Failed(Failure::Provider, _))), "{stopped:?}");
     }
 }

@@ -109,7 +109,7 @@ fn settings(files: &Files, agent: &str, plain: bool) -> Value {
     if !plain {
         let program = files.path("bin/ccb");
         let (agent, project) = (quoted(Path::new(agent)), quoted(files.home().work_dir()));
-        let command = format!("{} hook {agent} {project}", quoted(&program));
+        let command = format!("{} hook {agent} {project} || :", quoted(&program));
         let hook = json!([{ "hooks": [{ "type": "command", "command": command, "timeout": HOOK_LIMIT }] }]);
         settings["hooks"] = EVENTS.iter().map(|event| ((*event).to_owned(), hook.clone())).collect();
     }

@@ -146,7 +146,7 @@ impl Records {
     fn read_entry(&mut self) {
         let Some(process) = self.process.clone() else { return };
         let known = self.entry.as_ref().map_or_else(|| self.entry_of(process.pid), |(path, _)| path.clone());
-        if let Some(entry) = entry_at(&known, process.start) {
+        if let Some(entry) = entry_at(&known) {
             self.entry = Some((known, entry));
         } else if !known.exists() {
             // Started by a wrapper, or not registered yet.
@@ -163,8 +163,7 @@ impl Records {
         let entries = std::fs::read_dir(self.config_dir.join("sessions")).ok()?;
         let paths = entries.filter_map(Result::ok).map(|entry| entry.path());
         let mut ours = paths.filter_map(|path| {
-            let pid: u32 = path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()?;
-            let entry = entry_at(&path, Identity::of(pid)?.start)?;
+            let entry = entry_at(&path)?;
             (entry.session == self.session).then_some((path, entry))
         });
         ours.next()
@@ -188,8 +187,10 @@ pub(super) fn transcript_of(config_dir: &Path, session: &str) -> Option<PathBuf>
     files.filter(|_| !session.is_empty()).find(|file| file.is_file())
 }
 
-/// Reads an entry that was written by the process that started at that moment.
-fn entry_at(path: &Path, start: u64) -> Option<Registered> {
+/// Reads an entry that was written by a living process: its name is the process's, and that may be another one's by now.
+fn entry_at(path: &Path) -> Option<Registered> {
+    let pid: u32 = path.file_name()?.to_str()?.strip_suffix(".json")?.parse().ok()?;
+    let start = Identity::of(pid)?.start;
     let entry = registered(&std::fs::read_to_string(path).ok()?)?;
     entry.process_start.is_none_or(|written| written == start).then_some(entry)
 }
