@@ -48,6 +48,9 @@ const CONFIG_LIMIT: u64 = 1 << 20;
 /// How long a tmux server may take to accept a connection before it counts as busy.
 const REACH: Duration = Duration::from_secs(1);
 
+/// How long a tmux server may take to end after its first pane has.
+const DYING: Duration = Duration::from_millis(300);
+
 /// The store's key for what is mounted.
 const KEY: &str = "mount";
 
@@ -588,7 +591,7 @@ impl Mounts {
             }
             RunnerEvent::ServerEnded { how } => self.agents.error(agent, format!("its server ended: {how}")),
             // The terminal may have died under the pane: then nobody wanted it closed.
-            RunnerEvent::Closed if self.terminal_died(agent).await => {}
+            RunnerEvent::Closed if self.terminal_died(agent, DYING).await => {}
             RunnerEvent::Closed => self.keep_running(agent, None).await,
             RunnerEvent::ServerStarted { .. } => {}
         }
@@ -600,13 +603,20 @@ impl Mounts {
     }
 
     /// Whether the tmux server of an agent's pane, if it is our own, died without an order to end.
-    async fn terminal_died(&self, agent: &AgentName) -> bool {
+    async fn terminal_died(&self, agent: &AgentName, patience: Duration) -> bool {
         let terminal = self.terminals().0.get(agent).cloned();
-        if terminal.as_ref().is_some_and(|terminal| self.terminals().1.contains(terminal)) {
+        let is_known = || terminal.as_ref().is_some_and(|terminal| self.terminals().1.contains(terminal));
+        if is_known() {
             return true;
         }
-        let died = self.socket_is_deserted().await;
-        if died {
+        // A server that is just being killed takes its panes with it before its socket.
+        if let Some(terminal) = &terminal {
+            tokio::time::timeout(patience, terminal.ended()).await.ok();
+        }
+        let deserted = self.socket_is_deserted().await;
+        // Another may have told so meanwhile, and have made the server that has just answered.
+        let died = deserted || is_known();
+        if deserted {
             self.terminals().1.extend(terminal);
         }
         died
@@ -666,7 +676,7 @@ impl Mounts {
     /// Starts an agent's pane again, unless it dies, or cannot be opened, each time.
     async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
         log(&format!("{agent}: {why}"));
-        let _noted = self.terminal_died(agent).await;
+        let _noted = self.terminal_died(agent, Duration::ZERO).await;
         while self.kept.lock().await.running.contains_key(agent) {
             let short = {
                 let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
