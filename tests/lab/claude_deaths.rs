@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::deaths::pid;
 use crate::env::claude::{completed, outcome};
 use crate::env::{Going, Lab, Setup, kill, lab, until};
 
@@ -18,10 +19,6 @@ fn goes_on(lab: &Lab, id: &str) {
     assert_eq!(lab.ask("ECHO: and on it goes").ok(), "and on it goes\n");
     assert!(began.elapsed() < NORMAL, "{:?}", began.elapsed());
     assert_eq!(lab.consumed(id), 1, "{:?}", lab.user_messages());
-}
-
-fn pid(value: &Value) -> u32 {
-    u32::try_from(value.as_u64().unwrap()).unwrap()
 }
 
 /// Has askd's worker killed at an edge of the first request.

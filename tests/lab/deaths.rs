@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::env::claude::completed;
 use crate::env::{Lab, SOON, Setup, lab, until};
 
 /// How long the request after a death may take: all that died is started again by then.
@@ -18,12 +19,6 @@ fn goes_on(lab: &Lab, id: &str) {
     assert!(began.elapsed() < NORMAL, "{:?}", began.elapsed());
     assert_eq!(lab.consumed(id), 1, "{:?}", lab.user_messages());
     assert_eq!(lab.model_saw(id), 1);
-}
-
-#[track_caller]
-fn completed(answer: &Value, reply: &str) {
-    assert_eq!(answer["settlement"]["outcome"]["word"], "completed", "{answer}");
-    assert_eq!(answer["settlement"]["reply"], reply, "{answer}");
 }
 
 #[track_caller]
@@ -63,7 +58,7 @@ fn killed_in_mid_turn(kill: impl FnOnce(&Lab, &mut Option<crate::env::Going>)) -
     Some((lab, answer))
 }
 
-fn pid(value: &Value) -> u32 {
+pub(crate) fn pid(value: &Value) -> u32 {
     u32::try_from(value.as_u64().unwrap()).unwrap()
 }
 

@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::deaths::pid;
 use crate::env::{Lab, until};
 use crate::stories::{pane, prompts, rest, stage_with, tell};
 
@@ -48,7 +49,6 @@ fn killed_at(edge: &'static str) -> Option<(Lab, String)> {
 
 fn pids(lab: &Lab) -> (u32, u32) {
     let status = lab.status();
-    let pid = |value: &Value| u32::try_from(value.as_u64().unwrap()).unwrap();
     (pid(&status["pid"]), pid(&status["keeper"]))
 }
 

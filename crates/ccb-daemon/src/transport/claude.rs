@@ -457,12 +457,7 @@ impl Claude {
                 return line.not_handed_over(&offer, "Claude is not idle");
             }
         }
-        let text = match self.seat.text(&line.agent, &offer, false) {
-            Ok(text) => text,
-            Err(error) => {
-                return self.seat.keep_back(line, &offer, &format!("its text cannot be kept in a file: {error}"));
-            }
-        };
+        let Some(text) = self.seat.prepare(line, &offer, false) else { return };
         let mut at = At::new(offer.id.clone(), offer.attempt, text.clone());
         at.stale = self.records.status().map(|_| self.records.since());
         self.records.begin(false);

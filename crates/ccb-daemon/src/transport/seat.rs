@@ -127,15 +127,17 @@ impl Seat {
 
     /// Has the screen looked at, at once after a success and ever later after failures in a row.
     pub(crate) fn check_soon(&mut self) {
-        let now = Instant::now();
-        let next = now + self.setback;
-        self.check.get_or_insert(Check { next, pause: RECHECK.0.max(self.setback), since: now });
+        self.check_after(self.setback);
     }
 
     /// Has the screen looked at once more, a moment later.
     pub(crate) fn check_again(&mut self) {
+        self.check_after(RECHECK.0);
+    }
+
+    fn check_after(&mut self, wait: Duration) {
         let now = Instant::now();
-        self.check.get_or_insert(Check { next: now + RECHECK.0, pause: RECHECK.0, since: now });
+        self.check.get_or_insert(Check { next: now + wait, pause: RECHECK.0.max(wait), since: now });
     }
 
     /// Looks no more: something else tells when the agent can take something.
@@ -193,8 +195,14 @@ impl Seat {
         Some(presence)
     }
 
+    /// Returns what is pasted for a delivery; none, and the delivery waits, if it cannot be kept in a file.
+    pub(crate) fn prepare(&mut self, line: &mut Line, offer: &Offer, marked: bool) -> Option<String> {
+        let text = self.text(&line.agent, offer, marked);
+        text.map_err(|error| self.keep_back(line, offer, &format!("its text cannot be kept in a file: {error}"))).ok()
+    }
+
     /// Does not deliver now, for a reason that somebody may end.
-    pub(crate) fn keep_back(&mut self, line: &mut Line, offer: &Offer, why: &str) {
+    fn keep_back(&mut self, line: &mut Line, offer: &Offer, why: &str) {
         // First the reason, so that the engine does not offer again at once.
         line.presence(Presence::Waiting { why: why.to_owned() });
         self.give_back(line, offer, why);

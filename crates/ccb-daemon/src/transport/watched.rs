@@ -233,12 +233,7 @@ impl Watched {
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
         let marked = self.place.completion == Completion::Marker && !offer.no_wrap;
-        let text = match self.seat.text(&line.agent, &offer, marked) {
-            Ok(text) => text,
-            Err(error) => {
-                return self.seat.keep_back(line, &offer, &format!("its text cannot be kept in a file: {error}"));
-            }
-        };
+        let Some(text) = self.seat.prepare(line, &offer, marked) else { return };
         self.follow_from_here(At::new(offer.id.clone(), offer.attempt, offer.kind.clone()));
         if self.seat.deliver(line, &offer, &text, &|_| Ok(())).await == Handed::Back {
             self.leave();
