@@ -1,9 +1,12 @@
 //! Claude's turns that end otherwise than with a plain answer, and what only a human can answer.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::env::claude::{completed, outcome};
-use crate::env::{Setup, lab, until, write_program};
+use crate::env::{Lab, Setup, lab, until, write_program};
+
+/// How long a human looks at a dialog that does not answer to a key.
+const A_WHILE: Duration = Duration::from_secs(2);
 
 /// A user who is asked before a tool runs.
 const ASKS: &str = r#"{"permissions":{"defaultMode":"default"}}"#;
@@ -150,6 +153,27 @@ fn a_permission_that_the_human_refuses_ends_our_turn_as_interrupted() {
     assert_eq!(lab.ask("ECHO: next").ok(), "next\n");
 }
 
+/// Answers the dialog as a human does: by what is shown, until it has gone. Claude may draw it anew after a key, with
+/// its first answer chosen again.
+fn trusts_the_folder(lab: &Lab) {
+    let mut answered = None;
+    until("the dialog is answered", || {
+        let screen = lab.screen();
+        if answered.as_ref().is_some_and(|(on, at): &(String, Instant)| *on == screen && at.elapsed() < A_WHILE) {
+            return None;
+        }
+        if screen.contains("❯ No, exit") {
+            lab.presses("Down");
+        } else if screen.contains("❯ Yes, I trust this folder") {
+            lab.presses("Enter");
+        } else {
+            return (!screen.contains("trust this folder")).then_some(());
+        }
+        answered = Some((screen, Instant::now()));
+        None
+    });
+}
+
 #[test]
 fn a_claude_that_is_not_told_to_trust_the_project_waits_for_the_human() {
     let Some(lab) = lab(Setup { trusted: false, ..Setup::claude() }) else { return };
@@ -162,9 +186,7 @@ fn a_claude_that_is_not_told_to_trust_the_project_waits_for_the_human() {
     assert!(screen.contains("❯ No, exit"), "{screen}");
     let state = std::fs::read_to_string(lab.home().join(".claude.json")).unwrap();
     assert!(!state.contains("\"hasTrustDialogAccepted\":true"), "{state}");
-    lab.presses("Down");
-    let _shown = lab.until_shown("❯ Yes, I trust this folder");
-    lab.presses("Enter");
+    trusts_the_folder(&lab);
     completed(&lab.settled(&id), "trusted now");
 }
 

@@ -7,15 +7,18 @@
 mod agents;
 mod arguments;
 mod clock;
+mod door;
 mod engine;
 pub mod failpoint;
 mod files;
 mod injection;
 mod keeper;
+mod life;
 mod lock;
 mod mount;
 pub mod paste;
 pub mod process;
+mod record;
 mod server;
 mod store;
 mod timers;

@@ -3,17 +3,15 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use ccb_core::home::{Home, file};
 use ccb_core::request::Request;
-use ccb_core::settings::{falsy, heartbeat_interval, max_depth, max_open, seconds};
+use ccb_core::settings::{falsy, max_depth, max_open, seconds};
 use ccb_core::state::{Policy, Presence, Sabotage};
 use ccb_core::step::{Effect, Input};
-use ccb_core::time::Time;
-use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -21,11 +19,13 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::agents::Agents;
 use crate::clock::Clock;
+use crate::door::Door;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
+use crate::life::{Unsettled, idle_exit};
 use crate::lock::Lock;
 use crate::mount::Mounts;
-use crate::server::Door;
+use crate::record::{Record, heartbeat, last_end};
 use crate::store::Store;
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
@@ -97,7 +97,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone(), lock));
     tokio::spawn(idle_exit(door.clone(), unsettled));
-    tokio::spawn(crate::server::serve(door.clone(), listener));
+    tokio::spawn(crate::door::serve(door.clone(), listener));
     ready();
 
     until_stopped(&door).await?;
@@ -155,18 +155,6 @@ fn policy() -> Policy {
         policy.consume_grace = i64::try_from(grace.as_millis()).unwrap_or(policy.consume_grace);
     }
     policy
-}
-
-/// Says in words how the worker before us ended.
-fn last_end(files: &Files) -> Option<String> {
-    let text = std::fs::read_to_string(files.path(file::LAST)).ok()?;
-    let last: serde_json::Value = serde_json::from_str(&text).ok()?;
-    let reason = last["exit_reason"].as_str().unwrap_or("no reason was written down");
-    Some(match last["status"].as_str() {
-        Some("running") => format!("worker {} ended without a word; its keeper did not live to say how", last["pid"]),
-        Some(status) => format!("worker {} {status}: {reason}", last["pid"]),
-        None => return None,
-    })
 }
 
 /// Waits for TERM, INT, HUP or a call that ends the daemon.
@@ -229,31 +217,6 @@ async fn perform(
     }
 }
 
-/// How many requests are not over, and a bell for when that changes between none and some.
-#[derive(Default)]
-struct Unsettled {
-    open: std::sync::Mutex<std::collections::BTreeSet<ccb_core::id::RequestId>>,
-    changed: Notify,
-}
-
-impl Unsettled {
-    async fn seed(&self, engine: &Engine) {
-        let open = engine.look(|view| {
-            view.state.requests.values().filter(|r| !r.is_settled()).map(|r| r.id.clone()).collect::<Vec<_>>()
-        });
-        let open = open.await.unwrap_or_default();
-        self.lock().extend(open);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, std::collections::BTreeSet<ccb_core::id::RequestId>> {
-        self.open.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn any(&self) -> bool {
-        !self.lock().is_empty()
-    }
-}
-
 async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSender<Arm>, unsettled: Arc<Unsettled>) {
     while let Some(request) = news.recv().await {
         let before = unsettled.any();
@@ -266,54 +229,6 @@ async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSend
         }
         if before != unsettled.any() {
             unsettled.changed.notify_waiters();
-        }
-    }
-}
-
-/// What `askd.json` and `askd.last.json` say of this worker.
-#[derive(Clone)]
-struct Record {
-    files: Arc<Files>,
-    generation: u64,
-    started: Time,
-}
-
-impl Record {
-    fn write(&self, status: &str, reason: Option<&str>) -> std::io::Result<()> {
-        let now = crate::clock::wall();
-        let work_dir = self.files.home().work_dir();
-        let stopped = (status == "stopped").then_some(now);
-        let last = json!({
-            "status": status, "pid": std::process::id(), "started_at": self.started, "heartbeat_at": now,
-            "stopped_at": stopped, "exit_reason": reason, "exit_code": stopped.map(|_| 0), "signal": null,
-            "generation": self.generation, "work_dir": work_dir, "parent_pid": null, "managed": false,
-        });
-        self.files.write(file::LAST, &format!("{last}\n"))?;
-        if stopped.is_some() {
-            return Ok(());
-        }
-        let state = json!({
-            "pid": std::process::id(), "host": null, "connect_host": null, "port": null, "token": null,
-            "started_at": self.started, "parent_pid": null, "managed": false, "work_dir": work_dir,
-            "socket": self.files.path(file::SOCKET), "version": env!("CARGO_PKG_VERSION"),
-            "protocol": ccb_core::wire::PROTOCOL, "generation": self.generation,
-        });
-        self.files.write(file::STATE, &format!("{state}\n"))
-    }
-}
-
-/// Writes a heartbeat while requests are unsettled; an idle daemon does not write.
-async fn heartbeat(record: Record, unsettled: Arc<Unsettled>) {
-    let interval = heartbeat_interval(std::env::var("CCB_HEARTBEAT_INTERVAL_S").ok().as_deref());
-    loop {
-        let changed = unsettled.changed.notified();
-        if unsettled.any() {
-            if let Err(error) = record.write("running", None) {
-                log(&format!("no heartbeat: {error}"));
-            }
-            tokio::time::timeout(interval, changed).await.ok();
-        } else {
-            changed.await;
         }
     }
 }
@@ -342,33 +257,6 @@ async fn replace_keeper(door: Arc<Door>, lock: Arc<Lock>) {
             // Reaped when it ends; it is not ours to end.
             Ok(mut child) => drop(tokio::spawn(async move { child.wait().await })),
             Err(error) => log(&format!("no keeper could be started: {error}")),
-        }
-    }
-}
-
-/// Ends a daemon that nobody uses: no connection but the keeper's, nothing unsettled, no agent alive.
-async fn idle_exit(door: Arc<Door>, unsettled: Arc<Unsettled>) {
-    let idle = seconds(std::env::var("CCB_ASKD_IDLE_TIMEOUT_S").ok().as_deref(), 60.0, 0.0, 86_400.0);
-    if idle.is_zero() {
-        return;
-    }
-    let busy = || {
-        let keeper = u64::from(door.keeper.load(Ordering::SeqCst) != 0);
-        door.connections.load(Ordering::SeqCst) > keeper || unsettled.any() || door.mounts.alive()
-    };
-    loop {
-        let changed = async {
-            tokio::select! {
-                () = door.connections_changed.notified() => {}
-                () = door.mounts.runner_gone.notified() => {}
-                () = unsettled.changed.notified() => {}
-            }
-        };
-        if busy() {
-            changed.await;
-        } else if tokio::time::timeout(idle, changed).await.is_err() && !busy() {
-            door.request_stop("idle: nobody is connected, nothing is unsettled, no agent is alive");
-            return;
         }
     }
 }
