@@ -14,3 +14,4 @@ mod sabotage;
 mod screens;
 mod start;
 mod tree;
+mod versions;

@@ -10,12 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ccb_core::home::{Home, file};
-use ccb_core::wire::{Call, Refusal, Welcome};
+use ccb_core::wire::{Call, Other, Refusal, Welcome};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::Context;
-use crate::connection::{CALL_LIMIT, CallError, Connection};
+use crate::connection::{CALL_LIMIT, CallError, Connection, protocol};
 use crate::error::{CliError, note};
 use crate::keeper::{Keeper, Report};
 use crate::program;
@@ -27,6 +27,9 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How long one handshake may take.
 const HELLO_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long a daemon of another protocol may take to end.
+const REPLACE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How often a call is made whose connection is lost each time.
 const TRIES: u32 = 5;
@@ -43,6 +46,8 @@ pub(crate) struct Askd {
     role: &'static str,
     keeper: Keeper,
     autostart: bool,
+    /// Whether `CCB_FORCE_REBIND` is on: what others own is taken over.
+    force: bool,
 }
 
 /// Why there is no connection.
@@ -95,7 +100,8 @@ impl Askd {
             environment: context.environment.for_keeper(place.run_dir.clone()),
         };
         let autostart = !context.environment.falsy("CCB_ASKD_AUTOSTART");
-        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart })
+        let force = context.environment.truthy("CCB_FORCE_REBIND");
+        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart, force })
     }
 
     /// Returns the askd of the project that the current directory is in.
@@ -107,11 +113,18 @@ impl Askd {
     pub(crate) fn find_or_start(&self, patience: Patience<'_>) -> Result<Connection, ConnectError> {
         let mut pace = Pace::new(Duration::from_millis(2), Duration::from_millis(100));
         let mut start_from = Instant::now();
+        let mut replaced = false;
         loop {
             let (why, start) = match self.attempt(patience) {
                 Ok((connection, welcome)) => {
                     self.give_keeper(&welcome);
                     return Ok(connection);
+                }
+                Err(Miss::Final(ConnectError::Refused(refusal))) if self.may_replace(&refusal) => {
+                    if !std::mem::replace(&mut replaced, true) {
+                        self.replace(patience)?;
+                    }
+                    (io::Error::other(refusal), false)
                 }
                 Err(Miss::Final(error)) => return Err(error),
                 Err(Miss::Absent(why)) if !self.autostart && why.kind() == io::ErrorKind::NotFound => {
@@ -230,6 +243,22 @@ impl Askd {
             && let Err(error) = self.keeper.start_and_go_on()
         {
             note(&format!("askd has no keeper, and cannot be given one: {error}"));
+        }
+    }
+
+    /// Whether a daemon that does not speak our protocol is to make room. An older ccb leaves a newer daemon alone, lest
+    /// two that are used in turn replace each other's for ever.
+    fn may_replace(&self, refusal: &Refusal) -> bool {
+        let older = |other: &Other| other.protocol < protocol();
+        self.role == "client" && self.autostart && refusal.other.as_ref().is_some_and(|o| self.force || older(o))
+    }
+
+    fn replace(&self, patience: Patience<'_>) -> Result<(), ConnectError> {
+        let Ok(stream) = self.dial() else { return Ok(()) };
+        match Connection::replace(stream, self.home.project(), self.force, patience.at_most(REPLACE_LIMIT)) {
+            Err(CallError::Refusal(refusal)) => Err(ConnectError::Refused(refusal)),
+            // Whether it goes is seen when it is asked again.
+            Ok(()) | Err(CallError::Lost(_)) => Ok(()),
         }
     }
 

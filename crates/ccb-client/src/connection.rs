@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use ccb_core::id::AgentName;
-use ccb_core::wire::{Call, Code, Hello, LINE_LIMIT, PROTOCOL, Refusal, Reply, Welcome, call_line, parse_reply};
+use ccb_core::wire::{self, Call, Code, Hello, LINE_LIMIT, Refusal, Reply, Welcome, call_line, parse_reply};
 use serde_json::Value;
 
 use crate::wake::{Patience, Woken, readable};
@@ -63,17 +63,39 @@ impl Connection {
         role: &str,
         patience: Patience<'_>,
     ) -> Result<(Self, Welcome), CallError> {
-        stream.set_write_timeout(Some(CALL_LIMIT))?;
-        let mut connection = Self { stream, lines: Lines::default(), calls: 0, you: None };
-        let version = env!("CARGO_PKG_VERSION").to_owned();
-        let hello = Hello { protocol: PROTOCOL, version, project: project.to_owned(), role: role.to_owned() };
-        let welcome = connection.call_within(&hello, patience)?;
+        let mut connection = Self::new(stream)?;
+        let welcome = connection.call_within(&hello(project, role), patience)?;
         if welcome.project != project {
             let message = format!("the askd found here serves another project: {}", welcome.work_dir);
             return Err(Refusal::new(Code::Project, message).into());
         }
         connection.you.clone_from(&welcome.you);
         Ok((connection, welcome))
+    }
+
+    /// Has a daemon of another protocol end in order, and waits until it has gone.
+    pub(crate) fn replace(
+        stream: UnixStream,
+        project: &str,
+        force: bool,
+        patience: Patience<'_>,
+    ) -> Result<(), CallError> {
+        let mut connection = Self::new(stream)?;
+        match connection.call_within(&hello(project, "client"), patience) {
+            Err(CallError::Refusal(refusal)) if refusal.other.is_some() => {}
+            // It has made room already.
+            Ok(_) | Err(CallError::Lost(_)) => return Ok(()),
+            Err(CallError::Refusal(refusal)) => return Err(refusal.into()),
+        }
+        let replace = wire::Replace { version: env!("CARGO_PKG_VERSION").to_owned(), force };
+        connection.call_within(&replace, patience)?;
+        connection.wait_for_end(patience);
+        Ok(())
+    }
+
+    fn new(stream: UnixStream) -> io::Result<Self> {
+        stream.set_write_timeout(Some(CALL_LIMIT))?;
+        Ok(Self { stream, lines: Lines::default(), calls: 0, you: None })
     }
 
     /// Calls and returns the answer.
@@ -160,6 +182,16 @@ impl Connection {
     pub(crate) fn writer(&self) -> io::Result<UnixStream> {
         self.stream.try_clone()
     }
+}
+
+/// The protocol number that we speak.
+pub(crate) fn protocol() -> u32 {
+    wire::protocol(std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions)).as_deref())
+}
+
+fn hello(project: &str, role: &str) -> Hello {
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    Hello { protocol: protocol(), version, project: project.to_owned(), role: role.to_owned() }
 }
 
 impl Lines {

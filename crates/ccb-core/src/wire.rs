@@ -14,7 +14,18 @@ use crate::request::{Evidence, Kind, Settlement};
 use crate::time::Time;
 
 /// The number of this protocol; two programs talk only if theirs are the same.
+///
+/// What holds between any two numbers: `hello` with its refusal (which carries an [`Other`]), the one `replace` that
+/// may follow the refusal, and `ping` for a keeper, whose worker may be of another version after an update.
 pub const PROTOCOL: u32 = 1;
+
+/// The variable by which a test has a program of a debug build pretend to speak another protocol.
+pub const PRETEND: &str = "CCB_PRETEND_PROTOCOL";
+
+/// Returns the protocol number that a program speaks: ours, or what `pretended` says.
+pub fn protocol(pretended: Option<&str>) -> u32 {
+    pretended.and_then(|word| word.parse().ok()).unwrap_or(PROTOCOL)
+}
 
 /// The longest line, in bytes, before the handshake.
 pub const LINE_LIMIT_BEFORE_HELLO: usize = 64 << 10;
@@ -127,6 +138,17 @@ calls! {
         panes: bool,
         /// Who asks for it.
         by: String,
+        /// Whether a live owner that the caller does not belong to is a reason to refuse.
+        #[serde(default)]
+        unless_owned: bool,
+    }
+    /// Has a daemon of another protocol end in order, so that one of the caller's takes its place: the one call that
+    /// may follow a `hello` refused for its protocol.
+    Replace("replace") -> Done {
+        /// The caller's version.
+        version: String,
+        /// Whether it is to end although somebody owns it or agents run.
+        force: bool,
     }
     /// A pane's runner asks what to start.
     Launch("launch") -> LaunchSpec {
@@ -450,6 +472,17 @@ pub struct Refusal {
     pub message: String,
     /// What to do, if something can be done; a command can be pasted.
     pub hint: Option<String>,
+    /// Who refuses, if it is for its protocol.
+    pub other: Option<Other>,
+}
+
+/// A daemon of another protocol, as its refusal of a `hello` tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Other {
+    /// Its protocol number.
+    pub protocol: u32,
+    /// Its version.
+    pub version: String,
 }
 
 /// The classes of refusals, with their JSON-RPC numbers.
@@ -466,6 +499,8 @@ pub enum Code {
     Protocol,
     /// Another project.
     Project,
+    /// Somebody needs the daemon: a live owner, or agents that run.
+    Owned,
     /// No such agent.
     UnknownAgent,
     /// No such request.
@@ -507,6 +542,7 @@ impl Code {
             Self::TooDeep => -32009,
             Self::TooMany => -32010,
             Self::Cycle => -32011,
+            Self::Owned => -32012,
         }
     }
 }
@@ -514,7 +550,7 @@ impl Code {
 impl Refusal {
     /// Returns a refusal without a hint.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), hint: None }
+        Self { code, message: message.into(), hint: None, other: None }
     }
 
     /// Adds what to do.
@@ -570,7 +606,10 @@ pub fn answer_line(id: &Value, result: Result<Value, Refusal>) -> String {
     let line = match result {
         Ok(result) => json!({"jsonrpc": "2.0", "id": id, "result": result}),
         Err(refusal) => {
-            let data = json!({"kind": refusal.code, "hint": refusal.hint});
+            let mut data = json!({"kind": refusal.code, "hint": refusal.hint});
+            if let Some(other) = refusal.other {
+                data["other"] = json!(other);
+            }
             json!({"jsonrpc": "2.0", "id": id, "error": {"code": refusal.code.number(), "message": refusal.message, "data": data}})
         }
     };
@@ -598,7 +637,8 @@ pub fn parse_reply(line: &str) -> Result<Reply, Refusal> {
         let message = error["message"].as_str().unwrap_or("unknown error").to_owned();
         let code = serde_json::from_value(error["data"]["kind"].clone()).unwrap_or(Code::Internal);
         let hint = error["data"]["hint"].as_str().map(str::to_owned);
-        return Ok(Reply::Answer { call, result: Err(Refusal { code, message, hint }) });
+        let other = serde_json::from_value(error["data"]["other"].clone()).ok();
+        return Ok(Reply::Answer { call, result: Err(Refusal { code, message, hint, other }) });
     }
     match value.get_mut("result") {
         Some(result) => Ok(Reply::Answer { call, result: Ok(result.take()) }),
@@ -622,6 +662,18 @@ mod tests {
         let line = answer_line(&json!(3), Err(refusal.clone()));
         insta::assert_snapshot!(line, @r#"{"error":{"code":-32003,"data":{"hint":"ccb ps","kind":"unknown-agent"},"message":"no agent `x`"},"id":3,"jsonrpc":"2.0"}"#);
         assert_eq!(parse_reply(&line).unwrap(), Reply::Answer { call: 3, result: Err(refusal) });
+    }
+
+    #[test]
+    fn a_daemon_of_another_protocol_says_which() {
+        let other = Other { protocol: 2, version: "2.0.0".into() };
+        let refusal = Refusal { other: Some(other), ..Refusal::new(Code::Protocol, "another") };
+        let line = answer_line(&json!(1), Err(refusal.clone()));
+        insta::assert_snapshot!(line, @r#"{"error":{"code":-32001,"data":{"hint":null,"kind":"protocol","other":{"protocol":2,"version":"2.0.0"}},"message":"another"},"id":1,"jsonrpc":"2.0"}"#);
+        assert_eq!(parse_reply(&line).unwrap(), Reply::Answer { call: 1, result: Err(refusal) });
+        let earlier = r#"{"jsonrpc":"2.0","id":1,"method":"shutdown","params":{"panes":true,"by":"x"}}"#;
+        let shutdown: Shutdown = serde_json::from_value(parse_call(earlier).unwrap().params).unwrap();
+        assert!(!shutdown.unless_owned);
     }
 
     #[test]

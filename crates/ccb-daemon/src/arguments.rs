@@ -10,6 +10,7 @@ use ccb_core::home::Home;
 const USAGE: &str = "askd: the daemon of one ccb project; `ccb` and `ask` start it by themselves.
 
 Usage: askd [--project DIR]     serve the project at DIR (default: the current directory)
+       askd --shutdown          end the project's daemon in order; its agents go on
        askd --help | --version
 ";
 
@@ -32,7 +33,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
 
 fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Result<ExitCode> {
     let mut project = None;
-    let mut worker = false;
+    let (mut worker, mut shutdown) = (false, false);
     let mut words = arguments.into_iter();
     while let Some(word) = words.next() {
         match word.to_str() {
@@ -46,6 +47,7 @@ fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Resul
             }
             Some("--project") => project = words.next().map(PathBuf::from),
             Some("--worker") => worker = true,
+            Some("--shutdown") => shutdown = true,
             _ => anyhow::bail!("unknown argument `{}`; see askd --help", word.display()),
         }
     }
@@ -54,6 +56,9 @@ fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Resul
         None => std::env::current_dir()?,
     };
     let home = home(&std::path::absolute(project)?)?;
+    if shutdown {
+        return crate::shutdown::run(&home);
+    }
     if worker { crate::worker::run(home) } else { crate::keeper::run(home) }
 }
 

@@ -90,6 +90,14 @@ pub(crate) async fn serve(door: Arc<Door>, listener: UnixListener) {
 }
 
 impl Door {
+    /// Returns why a daemon is not to be ended by somebody who does not own it; none if it may be.
+    ///
+    /// Who asks for the end of a daemon without another in its place (`caller`) is not held up by agents: they find
+    /// the next one.
+    pub(crate) async fn needed(&self, caller: Option<u32>) -> Option<String> {
+        (caller.is_none() && self.mounts.has_panes().await).then(|| "its agents run".to_owned())
+    }
+
     /// Has the daemon end in order.
     pub(crate) fn request_stop(&self, why: &str) {
         self.stop_with(why, STOPPED);

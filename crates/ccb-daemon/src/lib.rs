@@ -20,6 +20,7 @@ pub mod paste;
 pub mod process;
 mod record;
 mod server;
+mod shutdown;
 mod store;
 mod timers;
 pub mod tmux;

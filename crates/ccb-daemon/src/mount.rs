@@ -727,6 +727,21 @@ impl Mounts {
         self.agents.lock().values().any(|slot| slot.runner.is_some())
     }
 
+    /// Returns whether any agent has a pane, whether its runner has reported to this worker or not.
+    pub(crate) async fn has_panes(&self) -> bool {
+        self.kept.lock().await.running.values().any(Identity::is_alive)
+    }
+
+    /// A runner came that does not speak our protocol: its agent goes on in its pane, and cannot be asked.
+    pub(crate) async fn runner_of_another_version(&self, pid: u32, version: &str) {
+        let running = self.kept.lock().await.running.clone();
+        for (agent, _) in running.iter().filter(|(_, runner)| runner.pid == pid) {
+            let why =
+                format!("its pane was opened by another version of ccb ({version}): close it and start it with `ccb`");
+            self.presence(agent, Presence::Starting { why });
+        }
+    }
+
     /// Returns how to attach to our own tmux server, if it runs.
     pub(crate) async fn attach(&self) -> Option<Attach> {
         if !matches!(self.kept.lock().await.host, Host::Own) {

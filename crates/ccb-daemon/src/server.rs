@@ -29,6 +29,8 @@ pub(crate) struct Connection {
     number: u64,
     role: String,
     runs: Option<AgentName>,
+    /// Whether its caller speaks another protocol: one call is left to it.
+    other: bool,
     waits: Vec<(RequestId, AbortHandle)>,
 }
 
@@ -50,14 +52,29 @@ impl Connection {
             }
         });
         let number = door.numbers.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut connection =
-            Self { door: door.clone(), out, pid, number, role: String::new(), runs: None, waits: Vec::new() };
+        let mut connection = Self {
+            door: door.clone(),
+            out,
+            pid,
+            number,
+            role: String::new(),
+            runs: None,
+            other: false,
+            waits: Vec::new(),
+        };
         let mut reader = BufReader::new(reading);
         let first = tokio::time::timeout(HANDSHAKE, read_line(&mut reader, wire::LINE_LIMIT_BEFORE_HELLO)).await;
         let welcome = match first {
             Ok(Some(line)) => connection.hello(&line),
             Ok(None) | Err(_) => false,
         };
+        // One call is left to a caller of another protocol, which then waits for our end.
+        while connection.other
+            && let Ok(Some(line)) =
+                tokio::time::timeout(HANDSHAKE, read_line(&mut reader, wire::LINE_LIMIT_BEFORE_HELLO)).await
+        {
+            connection.replaced(&line).await;
+        }
         drop(permit);
         if welcome {
             while let Some(line) = read_line(&mut reader, wire::LINE_LIMIT).await {
@@ -95,17 +112,14 @@ impl Connection {
             return Err(Refusal::new(Code::Protocol, "the first call of a connection is `hello`"));
         }
         let hello: wire::Hello = parameters(call.params.clone())?;
-        if hello.protocol != wire::PROTOCOL {
-            let message = format!(
-                "this askd ({}) speaks protocol {}, the caller ({}) speaks {}",
-                env!("CARGO_PKG_VERSION"),
-                wire::PROTOCOL,
-                hello.version,
-                hello.protocol
-            );
-            return Err(
-                Refusal::new(Code::Protocol, message).hint("end the old daemon with the `ccb kill` of its version")
-            );
+        // A keeper outlives the update of its program, and then watches a worker of the new version.
+        if hello.protocol != protocol() && hello.role != "keeper" {
+            self.other = true;
+            if hello.role == "runner" {
+                let (mounts, pid, version) = (self.door.mounts.clone(), self.pid, hello.version.clone());
+                tokio::spawn(async move { mounts.runner_of_another_version(pid, &version).await });
+            }
+            return Err(another_protocol(&hello));
         }
         let home = self.door.files.home();
         if hello.project != home.project() {
@@ -117,7 +131,7 @@ impl Connection {
             self.door.keeper.store(self.pid, Ordering::SeqCst);
         }
         let welcome = wire::Welcome {
-            protocol: wire::PROTOCOL,
+            protocol: protocol(),
             version: env!("CARGO_PKG_VERSION").into(),
             project: home.project().into(),
             work_dir: home.work_dir().display().to_string(),
@@ -127,6 +141,33 @@ impl Connection {
             you: self.pane(),
         };
         to_value(&welcome)
+    }
+
+    /// The one call of a caller of another protocol: that this daemon makes room for one of the caller's.
+    async fn replaced(&self, line: &str) {
+        let (id, result) = match wire::parse_call(line) {
+            Ok(call) if call.method == wire::Replace::METHOD => (call.id, self.replace(call.params).await),
+            Ok(call) => {
+                let refusal = Refusal::new(Code::Protocol, "only `replace` is understood between two protocols");
+                (call.id, Err(refusal))
+            }
+            Err(refusal) => (Value::Null, Err(refusal)),
+        };
+        self.answer(&id, result);
+    }
+
+    async fn replace(&self, params: Value) -> Result<Value, Refusal> {
+        let wire::Replace { version, force } = parameters(params)?;
+        if !force && let Some(why) = self.door.needed(None).await {
+            let message = format!(
+                "askd {} serves this project, ccb {version} does not speak its protocol, and {why}",
+                env!("CARGO_PKG_VERSION")
+            );
+            let hint = "end it with the `ccb kill` of its version, or replace it at once: CCB_FORCE_REBIND=1";
+            return Err(Refusal::new(Code::Owned, message).hint(hint));
+        }
+        self.door.request_stop(&format!("replaced by version {version} (process {})", self.pid));
+        to_value(&wire::Done {})
     }
 
     async fn line(&mut self, line: &str) {
@@ -361,6 +402,12 @@ impl Connection {
     }
 
     async fn shutdown(&self, call: wire::Shutdown) -> Result<Value, Refusal> {
+        if call.unless_owned
+            && let Some(why) = self.door.needed(Some(self.pid)).await
+        {
+            let refusal = Refusal::new(Code::Owned, format!("askd is not ended: {why}"));
+            return Err(refusal.hint("`ccb kill` ends everything; CCB_FORCE_REBIND=1 ends askd all the same"));
+        }
         if call.panes {
             self.door.mounts.unmount().await;
         }
@@ -416,6 +463,26 @@ impl Connection {
             self.door.mounts.runner_lost(&agent, self.number);
         }
     }
+}
+
+/// The protocol number that we speak.
+pub(crate) fn protocol() -> u32 {
+    wire::protocol(std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions)).as_deref())
+}
+
+fn another_protocol(hello: &wire::Hello) -> Refusal {
+    let (ours, version) = (protocol(), env!("CARGO_PKG_VERSION"));
+    let message = format!(
+        "askd {version} serves this project and speaks protocol {ours}, the caller ({}) speaks {}",
+        hello.version, hello.protocol
+    );
+    let hint = if hello.protocol < ours {
+        "use the ccb that is as new as this askd; CCB_FORCE_REBIND=1 replaces askd by the older one"
+    } else {
+        "`ccb kill` of its version ends it"
+    };
+    let other = wire::Other { protocol: ours, version: version.into() };
+    Refusal { other: Some(other), ..Refusal::new(Code::Protocol, message).hint(hint) }
 }
 
 fn too_deep(depth: u32, limit: u32) -> Refusal {

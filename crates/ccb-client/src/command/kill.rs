@@ -30,7 +30,7 @@ pub(super) fn run(context: &Context, _options: &Options) -> Result<u8, CliError>
         return Ok(exit::OK);
     };
     let by = askd.caller.clone().unwrap_or_else(|| "ccb kill".to_owned());
-    match connection.call_within(&Shutdown { panes: true, by }, Patience::of(END_LIMIT)) {
+    match connection.call_within(&Shutdown { panes: true, by, unless_owned: false }, Patience::of(END_LIMIT)) {
         // A daemon that has gone before its answer arrived has done what was asked.
         Ok(_) | Err(CallError::Lost(_)) => connection.wait_for_end(Patience::of(END_LIMIT)),
         Err(CallError::Refusal(refusal)) => return Err(refusal.into()),
