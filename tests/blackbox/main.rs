@@ -4,6 +4,7 @@ mod askers;
 mod asks;
 mod bad_input;
 mod deaths;
+mod doctor;
 mod env;
 mod idle;
 mod long_run;

@@ -3,6 +3,7 @@
 pub(crate) mod ask;
 mod attach;
 mod cancel;
+mod doctor;
 mod explain;
 mod guard;
 mod hook;
@@ -71,6 +72,8 @@ enum Verb {
     Kill(kill::Options),
     /// Print the end of the daemon's log
     Logs(logs::Options),
+    /// Look at all that ccb needs, and say of each fault what mends it
+    Doctor(doctor::Options),
     /// Let the commands in this project's configuration take effect
     Trust(trust::Options),
     /// Serve the agents' tools (ask, wait, pend, agents, cancel) by MCP on standard input and output
@@ -126,6 +129,7 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
         Some(Verb::Attach) => attach::run(context),
         Some(Verb::Kill(options)) => kill::run(context, &options),
         Some(Verb::Logs(options)) => logs::run(context, &options),
+        Some(Verb::Doctor(options)) => doctor::run(context, &options),
         Some(Verb::Trust(options)) => trust::run(context, &options),
         Some(Verb::Mcp(options)) => mcp::run(context, &options),
         Some(Verb::Version(options)) => version::run(options.json),

@@ -42,7 +42,7 @@ pub(crate) fn agent_name(agent: &str, provider: &str) -> String {
 }
 
 /// Returns rows in columns, each as wide as its longest cell.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+pub(crate) fn table<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..N).map(width).collect();
     rows.iter().fold(String::new(), |mut text, row| {

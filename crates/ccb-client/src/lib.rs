@@ -56,6 +56,7 @@ fn dispatch(context: &Context, name: &OsStr, args: Vec<OsString>) -> Result<u8, 
     match name {
         "ask" => command::ask::run(context, args),
         "pend" => command::pend::run(context, args),
+        "ccb-cleanup" => command::run(context, std::iter::once("doctor".into()).chain(args).collect()),
         _ => command::run(context, args),
     }
 }

@@ -76,7 +76,9 @@ impl Files {
     pub(crate) fn link_commands(&self) -> io::Result<()> {
         let bin = crate::process::own_program()?;
         let beside = bin.parent().unwrap_or(Path::new("/"));
-        for (name, target) in [("ccb", "ccb"), ("ask", "ask"), ("askd", "askd"), ("pend", "ccb")] {
+        for (name, target) in
+            [("ccb", "ccb"), ("ask", "ask"), ("askd", "askd"), ("pend", "ccb"), ("ccb-cleanup", "ccb")]
+        {
             let link = self.path(file::BIN).join(name);
             let target = beside.join(target);
             if std::fs::read_link(&link).ok().as_deref() != Some(&target) {
