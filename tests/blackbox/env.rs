@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use serde_json::Value;
 
 /// How long a thing may take that takes a moment.
@@ -610,6 +612,12 @@ impl Going {
     /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Returns a descriptor of the process, by which a signal reaches it and no other.
+    pub(crate) fn watch(&self) -> Arc<OwnedFd> {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw).expect("a process id");
+        Arc::new(pidfd_open(pid, PidfdFlags::empty()).expect("a child that has not been waited for"))
     }
 
     /// Returns whether it has ended.

@@ -13,6 +13,7 @@ mod names;
 mod notices;
 mod sabotage;
 mod screens;
+mod soak;
 mod start;
 mod tree;
 mod versions;

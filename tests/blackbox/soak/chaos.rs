@@ -1,0 +1,276 @@
+//! What goes wrong during the soak, one thing after another, in an order that a seed decides.
+
+use std::fmt;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, pidfd_send_signal};
+
+use super::{AGENTS, Day};
+use crate::env::{moment, signal, within};
+
+/// Numbers that follow from a seed.
+pub(crate) struct Dice(u64);
+
+impl Dice {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// Returns a number below `n`.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        // Marsaglia's xorshift; its upper half is the better one.
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 33).unwrap_or(0) % n
+    }
+}
+
+/// A small disk of the test's own, where one may be mounted.
+pub(crate) struct Disk {
+    dir: tempfile::TempDir,
+    mounted: bool,
+}
+
+impl Disk {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("ccb-disk-").tempdir().expect("a temporary directory");
+        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=24m,mode=700", "ccb-soak"], dir.path());
+        if !mounted {
+            let _ =
+                writeln!(std::io::stderr(), "soak: LEFT OUT: full and read-only disks, since none can be mounted here");
+        }
+        Self { dir, mounted }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Lets nothing more be written, until it is told otherwise.
+    fn fill(&self, full: bool) {
+        let ballast = self.path().join("ballast");
+        if full {
+            let written = std::fs::File::create(&ballast).and_then(|mut file| {
+                let chunk = vec![b'.'; 64 << 10];
+                loop {
+                    file.write_all(&chunk)?;
+                }
+            });
+            let _: std::io::Result<()> = written;
+        } else {
+            let _ = std::fs::remove_file(ballast);
+        }
+    }
+
+    fn read_only(&self, on: bool) {
+        let options = if on { "remount,ro" } else { "remount,rw" };
+        let _ = run("mount", &["-o", options], self.path());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        if self.mounted {
+            let _ = run("umount", &["--lazy"], self.dir.path());
+        }
+    }
+}
+
+fn run(program: &str, args: &[&str], path: &Path) -> bool {
+    let quiet = std::process::Stdio::null;
+    let ran = Command::new(program).args(args).arg(path).stdout(quiet()).stderr(quiet()).status();
+    ran.is_ok_and(|status| status.success())
+}
+
+/// Lets time pass: what is to come is to come at no particular moment.
+fn pass(time: Duration) {
+    within(time, || None::<()>);
+}
+
+/// What went wrong, counted.
+#[derive(Debug, Default)]
+pub(crate) struct Events {
+    /// Kills of whatever may leave a hand-over in doubt.
+    pub(crate) kills: usize,
+    stops: usize,
+    disks: usize,
+    files: usize,
+    clients: usize,
+    doors: usize,
+    typed: usize,
+}
+
+impl fmt::Display for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { kills, stops, disks, files, clients, doors, typed } = self;
+        write!(
+            f,
+            "{kills} kills, {stops} stops, {disks} disk errors, {files} files deleted, {clients} clients killed or \
+             stopped, {doors} pestered doors, {typed} drafts typed"
+        )
+    }
+}
+
+/// The one who does it.
+pub(crate) struct Chaos<'a> {
+    day: &'a Day<'a>,
+    disk: &'a Disk,
+    home: &'a Path,
+    dice: Dice,
+    events: Events,
+}
+
+impl<'a> Chaos<'a> {
+    pub(crate) fn new(day: &'a Day<'a>, disk: &'a Disk, home: &'a Path, dice: Dice) -> Self {
+        Self { day, disk, home, dice, events: Events::default() }
+    }
+
+    /// Reigns until then, and leaves everything in peace.
+    pub(crate) fn reign(mut self, until: Instant) -> Events {
+        // With both cores busy on top of it.
+        let mut load: Vec<_> =
+            (0..2).filter_map(|_| Command::new("sh").args(["-c", "while :; do :; done"]).spawn().ok()).collect();
+        while Instant::now() < until {
+            self.strike();
+            let calm = Duration::from_millis(200 + 10 * self.dice.below(80) as u64);
+            pass(calm);
+        }
+        for child in &mut load {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.events
+    }
+
+    fn strike(&mut self) {
+        match self.dice.below(14) {
+            0 | 1 => self.kill(&["askd --worker"]),
+            2 => self.kill(&["askd --project"]),
+            3 => self.kill(&["askd --project", "askd --worker"]),
+            4 => self.stop(Duration::from_millis(300)),
+            5 => self.stop(Duration::from_secs(6)),
+            6 => self.kill(&["stub-agent --name"]),
+            7 => self.disk_trouble(false),
+            8 => self.disk_trouble(true),
+            9 => self.delete(),
+            10 => self.harm_a_client(),
+            11 => self.pester(),
+            _ => self.type_a_draft(),
+        }
+    }
+
+    /// Returns the first process of these words.
+    fn find(&self, words: &str) -> Option<u32> {
+        let all = self.day.env.processes();
+        all.into_iter().find(|(_, line)| line.contains(words) && !line.contains(" guard ")).map(|(pid, _)| pid)
+    }
+
+    fn kill(&mut self, words: &[&str]) {
+        let pids: Vec<u32> = words.iter().filter_map(|words| self.find(words)).collect();
+        self.events.kills += pids.len();
+        for pid in pids {
+            signal(pid, Signal::KILL);
+        }
+    }
+
+    /// Stops the worker: for a moment, or for so long that its keeper replaces it.
+    fn stop(&mut self, time: Duration) {
+        let Some(pid) = self.find("askd --worker") else { return };
+        self.events.stops += 1;
+        self.events.kills += usize::from(time > Duration::from_secs(1));
+        signal(pid, Signal::STOP);
+        within(time, || self.day.env.processes().iter().all(|(other, _)| *other != pid).then_some(()));
+        signal(pid, Signal::CONT);
+    }
+
+    fn disk_trouble(&mut self, read_only: bool) {
+        if !self.disk.mounted {
+            return;
+        }
+        self.events.disks += 1;
+        let time = Duration::from_millis(300 + 10 * self.dice.below(150) as u64);
+        if read_only {
+            self.disk.read_only(true);
+            pass(time);
+            self.disk.read_only(false);
+        } else {
+            self.disk.fill(true);
+            pass(time);
+            self.disk.fill(false);
+        }
+    }
+
+    fn delete(&mut self) {
+        self.events.files += 1;
+        let names = ["askd.json", "askd.sock", "askd.last.json", "keeper.lock", "askd.lock"];
+        let name = names[self.dice.below(names.len())];
+        self.events.kills += usize::from(name.contains("lock"));
+        let _ = std::fs::remove_file(self.home.join(name));
+    }
+
+    fn harm_a_client(&mut self) {
+        let client = {
+            let clients = self.day.clients.lock().expect("a list");
+            if clients.is_empty() {
+                return;
+            }
+            clients[self.dice.below(clients.len())].clone()
+        };
+        self.events.clients += 1;
+        // One that has ended meanwhile takes no signal any more.
+        if self.dice.below(2) == 0 {
+            let _ = pidfd_send_signal(&client, Signal::KILL);
+        } else {
+            let _ = pidfd_send_signal(&client, Signal::STOP);
+            pass(Duration::from_millis(700));
+            let _ = pidfd_send_signal(&client, Signal::CONT);
+        }
+    }
+
+    /// Silent connections, one that sends half a line, one that never reads.
+    fn pester(&mut self) {
+        self.events.doors += 1;
+        let socket: PathBuf = self.home.join("askd.sock");
+        let mut silent: Vec<UnixStream> = (0..100).filter_map(|_| UnixStream::connect(&socket).ok()).collect();
+        if let Some(half) = silent.first_mut() {
+            let _ = half.write_all(b"{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"hel");
+        }
+        pass(Duration::from_millis(500));
+        let mut chunk = [0; 64];
+        for mut stream in silent {
+            let _ = stream.set_nonblocking(true);
+            let _ = stream.read(&mut chunk);
+        }
+    }
+
+    /// A human begins to write and thinks better of it.
+    fn type_a_draft(&mut self) {
+        let socket = self.day.env.dir().join("tmux.sock");
+        let socket = if socket.exists() { socket } else { self.home.join("run/tmux.sock") };
+        let Some(pane) = self.pane() else { return };
+        self.events.typed += 1;
+        let keys = |keys: &[&str]| {
+            let mut tmux = self.day.env.command("tmux");
+            tmux.arg("-S").arg(&socket).args(["send-keys", "-t", &pane]).args(keys);
+            let _ = tmux.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
+        };
+        keys(&["-l", "half a thought"]);
+        pass(Duration::from_millis(400));
+        keys(&["C-u"]);
+        moment();
+    }
+
+    /// Returns the pane of the agent whose screen is read, if it has one now.
+    fn pane(&self) -> Option<String> {
+        let run = self.day.env.ccb(&["ps", "--json"]);
+        let overview: serde_json::Value = serde_json::from_str(&run.out).ok()?;
+        let agents = overview["agents"].as_array()?;
+        let agent = agents.iter().find(|agent| agent["name"] == AGENTS[0])?;
+        Some(agent["pane"].as_str()?.to_owned())
+    }
+}
