@@ -1,6 +1,6 @@
 # The front door. `make demo` shows ccb at work, `make test` proves it; a machine needs nothing but Rust's toolchain.
 
-.PHONY: help demo test check bench lab setup
+.PHONY: help demo test check bench soak lab setup
 .DEFAULT_GOAL := help
 
 AGENTS ?= stub
@@ -12,6 +12,7 @@ help:
 	@echo 'make test               all tests; ARGS="..." goes to cargo nextest run'
 	@echo 'make check              form, lints, documentation, dependencies'
 	@echo 'make bench              the figures of docs/figures.md'
+	@echo 'make soak               ten minutes of kills, stops, disk errors and typing, with a ledger at the end'
 	@echo 'make lab                fetches the pinned agent CLIs (make test does, too)'
 	@echo 'make setup              installs what is missing: tmux, cargo-nextest'
 
@@ -26,6 +27,9 @@ check:
 
 bench:
 	@scripts/bench.sh $(ARGS)
+
+soak:
+	@scripts/soak.sh
 
 lab:
 	@scripts/lab.sh

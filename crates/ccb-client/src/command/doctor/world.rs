@@ -7,7 +7,7 @@ use crate::environment::Environment;
 use crate::{Context, program};
 
 /// The oldest tmux whose formats and buffers we use.
-const TMUX: (u32, u32) = (3, 0);
+const TMUX: (u32, u32) = (3, 2);
 
 /// Variables of ccb that change what it does, and what they change.
 const SWITCHES: &[(&str, &str)] = &[
@@ -126,7 +126,7 @@ mod tests {
         for (said, version) in table {
             assert_eq!(tmux_version(said), version, "{said}");
         }
-        assert!(tmux_version("tmux 2.8") < Some(TMUX) && tmux_version("tmux 3.0a") >= Some(TMUX));
+        assert!(tmux_version("tmux 3.1c") < Some(TMUX) && tmux_version("tmux 3.2") >= Some(TMUX));
     }
 
     #[test]
