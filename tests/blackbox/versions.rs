@@ -5,9 +5,23 @@ use crate::env::{Run, Setup, Stub, TestEnv, until, within};
 /// How long something would take that must not happen.
 const A_WHILE: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// Runs a program that speaks this protocol.
-fn speaking(env: &TestEnv, protocol: &str, program: &str, args: &[&str]) -> Run {
-    env.begin_with(program, args, "ECHO: hello", |command| command.env("CCB_PRETEND_PROTOCOL", protocol)).end()
+/// A version of another protocol.
+const NEWER: &str = "2@9.0.0";
+
+/// Runs a program that pretends to be of this protocol and version.
+fn speaking(env: &TestEnv, version: &str, program: &str, args: &[&str]) -> Run {
+    env.begin_with(program, args, "ECHO: hello", |command| command.env("CCB_PRETEND", version)).end()
+}
+
+#[test]
+fn versions_of_one_protocol_ask_in_turn_and_none_replaces_the_other() {
+    let env = TestEnv::start(Setup::of(vec![Stub::blind("stub")]));
+    let before = env.askd();
+    for _ in 0..5 {
+        assert_eq!(speaking(&env, "1@9.9.9", "ask", &["stub"]).ok(), "hello\n");
+        assert_eq!(env.ask("stub", "ECHO: as well").ok(), "as well\n");
+    }
+    assert_eq!(env.askd(), before);
 }
 
 #[test]
@@ -15,17 +29,17 @@ fn a_newer_ccb_replaces_an_older_daemon_that_nobody_needs_and_its_requests_stay(
     let env = TestEnv::new(Setup::default());
     let id = env.submit("stub", &[], "ECHO: kept");
     let before = env.status();
-    let newer = speaking(&env, "2", "ccb", &["status", "--json"]).json();
+    let newer = speaking(&env, NEWER, "ccb", &["status", "--json"]).json();
     assert_ne!(newer["pid"], before["pid"]);
     assert_eq!(newer["generation"].as_u64(), before["generation"].as_u64().map(|n| n + 1));
-    assert!(newer["last_end"].as_str().is_some_and(|end| end.contains("replaced by version")), "{newer:#}");
+    assert!(newer["last_end"].as_str().is_some_and(|end| end.contains("replaced by version 9.0.0")), "{newer:#}");
     // From now on each is used in turn: the older one is refused, and nothing is replaced any more.
     for _ in 0..5 {
         env.ccb(&["ps"]).says(1, &["protocol 2", "speaks 1", "hint: use the ccb that is as new"]);
-        let seen = speaking(&env, "2", "ccb", &["ps", "--json"]).json();
+        let seen = speaking(&env, NEWER, "ccb", &["ps", "--json"]).json();
         assert_eq!(seen["requests"][0]["id"], id.as_str(), "{seen:#}");
     }
-    assert_eq!(speaking(&env, "2", "ccb", &["status", "--json"]).json()["pid"], newer["pid"]);
+    assert_eq!(speaking(&env, NEWER, "ccb", &["status", "--json"]).json()["pid"], newer["pid"]);
     // Forced, the older one has its way, once.
     let forced = env.begin_with("ccb", &["ps", "--json"], "", |command| command.env("CCB_FORCE_REBIND", "Yes")).end();
     assert_eq!(forced.json()["requests"][0]["id"], id.as_str());
@@ -38,13 +52,13 @@ fn a_newer_ccb_replaces_an_older_daemon_that_nobody_needs_and_its_requests_stay(
 fn a_daemon_whose_agents_run_is_replaced_by_force_only() {
     let env = TestEnv::start(Setup::default());
     let before = env.status();
-    let refused = speaking(&env, "2", "ask", &["stub"]);
+    let refused = speaking(&env, NEWER, "ask", &["stub"]);
     refused.says(1, &["its agents run", "CCB_FORCE_REBIND=1"]);
     assert_eq!(env.status()["pid"], before["pid"]);
     assert_eq!(env.ask("stub", "ECHO: still there").ok(), "still there\n");
     let forced = |args: &[&str]| {
         let force = |command: &mut std::process::Command| {
-            command.env("CCB_FORCE_REBIND", "1").env("CCB_PRETEND_PROTOCOL", "2");
+            command.env("CCB_FORCE_REBIND", "1").env("CCB_PRETEND", NEWER);
         };
         env.begin_with("ccb", args, "", |command| {
             force(command);

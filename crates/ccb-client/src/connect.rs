@@ -10,12 +10,12 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use ccb_core::home::{Home, file};
-use ccb_core::wire::{Call, Other, Refusal, Welcome};
+use ccb_core::wire::{Call, Program, Refusal, Welcome};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use crate::Context;
-use crate::connection::{CALL_LIMIT, CallError, Connection, protocol};
+use crate::connection::{CALL_LIMIT, CallError, Connection, program};
 use crate::error::{CliError, note};
 use crate::keeper::{Keeper, Report};
 use crate::program;
@@ -249,7 +249,7 @@ impl Askd {
     /// Whether a daemon that does not speak our protocol is to make room. An older ccb leaves a newer daemon alone, lest
     /// two that are used in turn replace each other's for ever.
     fn may_replace(&self, refusal: &Refusal) -> bool {
-        let older = |other: &Other| other.protocol < protocol();
+        let older = |other: &Program| other.protocol < program().protocol;
         self.role == "client" && self.autostart && refusal.other.as_ref().is_some_and(|o| self.force || older(o))
     }
 

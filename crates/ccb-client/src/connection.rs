@@ -87,7 +87,7 @@ impl Connection {
             Ok(_) | Err(CallError::Lost(_)) => return Ok(()),
             Err(CallError::Refusal(refusal)) => return Err(refusal.into()),
         }
-        let replace = wire::Replace { version: env!("CARGO_PKG_VERSION").to_owned(), force };
+        let replace = wire::Replace { version: program().version, force };
         connection.call_within(&replace, patience)?;
         connection.wait_for_end(patience);
         Ok(())
@@ -184,14 +184,15 @@ impl Connection {
     }
 }
 
-/// The protocol number that we speak.
-pub(crate) fn protocol() -> u32 {
-    wire::protocol(std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions)).as_deref())
+/// What this program is, or in a debug build what a test has it pretend to be.
+pub(crate) fn program() -> wire::Program {
+    let pretended = std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions));
+    wire::Program::new(env!("CARGO_PKG_VERSION"), pretended.as_deref())
 }
 
 fn hello(project: &str, role: &str) -> Hello {
-    let version = env!("CARGO_PKG_VERSION").to_owned();
-    Hello { protocol: protocol(), version, project: project.to_owned(), role: role.to_owned() }
+    let wire::Program { protocol, version } = program();
+    Hello { protocol, version, project: project.to_owned(), role: role.to_owned() }
 }
 
 impl Lines {

@@ -15,16 +15,30 @@ use crate::time::Time;
 
 /// The number of this protocol; two programs talk only if theirs are the same.
 ///
-/// What holds between any two numbers: `hello` with its refusal (which carries an [`Other`]), the one `replace` that
+/// What holds between any two numbers: `hello` with its refusal (which carries its [`Program`]), the one `replace` that
 /// may follow the refusal, and `ping` for a keeper, whose worker may be of another version after an update.
 pub const PROTOCOL: u32 = 1;
 
-/// The variable by which a test has a program of a debug build pretend to speak another protocol.
-pub const PRETEND: &str = "CCB_PRETEND_PROTOCOL";
+/// The variable by which a test has a program of a debug build pretend to be another one.
+pub const PRETEND: &str = "CCB_PRETEND";
 
-/// Returns the protocol number that a program speaks: ours, or what `pretended` says.
-pub fn protocol(pretended: Option<&str>) -> u32 {
-    pretended.and_then(|word| word.parse().ok()).unwrap_or(PROTOCOL)
+/// A program of ccb, as another one has to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// The number of the protocol that it speaks.
+    pub protocol: u32,
+    /// Its version.
+    pub version: String,
+}
+
+impl Program {
+    /// Returns the program of that version, or what `pretended` (`<protocol>@<version>`) says.
+    pub fn new(version: &str, pretended: Option<&str>) -> Self {
+        let pretended = pretended.and_then(|word| word.split_once('@'));
+        let pretended = pretended.and_then(|(number, version)| Some((number.parse().ok()?, version)));
+        let (protocol, version) = pretended.unwrap_or((PROTOCOL, version));
+        Self { protocol, version: version.to_owned() }
+    }
 }
 
 /// The longest line, in bytes, before the handshake.
@@ -473,16 +487,7 @@ pub struct Refusal {
     /// What to do, if something can be done; a command can be pasted.
     pub hint: Option<String>,
     /// Who refuses, if it is for its protocol.
-    pub other: Option<Other>,
-}
-
-/// A daemon of another protocol, as its refusal of a `hello` tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Other {
-    /// Its protocol number.
-    pub protocol: u32,
-    /// Its version.
-    pub version: String,
+    pub other: Option<Program>,
 }
 
 /// The classes of refusals, with their JSON-RPC numbers.
@@ -666,7 +671,7 @@ mod tests {
 
     #[test]
     fn a_daemon_of_another_protocol_says_which() {
-        let other = Other { protocol: 2, version: "2.0.0".into() };
+        let other = Program { protocol: 2, version: "2.0.0".into() };
         let refusal = Refusal { other: Some(other), ..Refusal::new(Code::Protocol, "another") };
         let line = answer_line(&json!(1), Err(refusal.clone()));
         insta::assert_snapshot!(line, @r#"{"error":{"code":-32001,"data":{"hint":null,"kind":"protocol","other":{"protocol":2,"version":"2.0.0"}},"message":"another"},"id":1,"jsonrpc":"2.0"}"#);

@@ -113,7 +113,7 @@ impl Connection {
         }
         let hello: wire::Hello = parameters(call.params.clone())?;
         // A keeper outlives the update of its program, and then watches a worker of the new version.
-        if hello.protocol != protocol() && hello.role != "keeper" {
+        if hello.protocol != program().protocol && hello.role != "keeper" {
             self.other = true;
             if hello.role == "runner" {
                 let (mounts, pid, version) = (self.door.mounts.clone(), self.pid, hello.version.clone());
@@ -130,9 +130,10 @@ impl Connection {
         if self.role == "keeper" {
             self.door.keeper.store(self.pid, Ordering::SeqCst);
         }
+        let ours = program();
         let welcome = wire::Welcome {
-            protocol: protocol(),
-            version: env!("CARGO_PKG_VERSION").into(),
+            protocol: ours.protocol,
+            version: ours.version,
             project: home.project().into(),
             work_dir: home.work_dir().display().to_string(),
             generation: self.door.generation,
@@ -161,7 +162,7 @@ impl Connection {
         if !force && let Some(why) = self.door.needed(None).await {
             let message = format!(
                 "askd {} serves this project, ccb {version} does not speak its protocol, and {why}",
-                env!("CARGO_PKG_VERSION")
+                program().version
             );
             let hint = "end it with the `ccb kill` of its version, or replace it at once: CCB_FORCE_REBIND=1";
             return Err(Refusal::new(Code::Owned, message).hint(hint));
@@ -388,7 +389,7 @@ impl Connection {
         Ok(wire::Health {
             pid: std::process::id(),
             keeper: (keeper != 0).then_some(keeper),
-            version: env!("CARGO_PKG_VERSION").into(),
+            version: program().version,
             generation: door.generation,
             started: door.started,
             now,
@@ -465,24 +466,24 @@ impl Connection {
     }
 }
 
-/// The protocol number that we speak.
-pub(crate) fn protocol() -> u32 {
-    wire::protocol(std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions)).as_deref())
+/// What this program is, or in a debug build what a test has it pretend to be.
+pub(crate) fn program() -> wire::Program {
+    let pretended = std::env::var(wire::PRETEND).ok().filter(|_| cfg!(debug_assertions));
+    wire::Program::new(env!("CARGO_PKG_VERSION"), pretended.as_deref())
 }
 
 fn another_protocol(hello: &wire::Hello) -> Refusal {
-    let (ours, version) = (protocol(), env!("CARGO_PKG_VERSION"));
+    let ours = program();
     let message = format!(
-        "askd {version} serves this project and speaks protocol {ours}, the caller ({}) speaks {}",
-        hello.version, hello.protocol
+        "askd {} serves this project and speaks protocol {}, the caller ({}) speaks {}",
+        ours.version, ours.protocol, hello.version, hello.protocol
     );
-    let hint = if hello.protocol < ours {
+    let hint = if hello.protocol < ours.protocol {
         "use the ccb that is as new as this askd; CCB_FORCE_REBIND=1 replaces askd by the older one"
     } else {
         "`ccb kill` of its version ends it"
     };
-    let other = wire::Other { protocol: ours, version: version.into() };
-    Refusal { other: Some(other), ..Refusal::new(Code::Protocol, message).hint(hint) }
+    Refusal { other: Some(ours), ..Refusal::new(Code::Protocol, message).hint(hint) }
 }
 
 fn too_deep(depth: u32, limit: u32) -> Refusal {

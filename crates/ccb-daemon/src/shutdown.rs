@@ -22,12 +22,8 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<ExitCode> {
     let opened = opened.with_context(nobody)?;
     let stream = UnixStream::connect(home.socket(file::SOCKET, opened.as_raw_fd())).with_context(nobody)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    let hello = wire::Hello {
-        protocol: crate::server::protocol(),
-        version: env!("CARGO_PKG_VERSION").into(),
-        project: home.project().into(),
-        role: "client".into(),
-    };
+    let wire::Program { protocol, version } = crate::server::program();
+    let hello = wire::Hello { protocol, version, project: home.project().into(), role: "client".into() };
     let force = std::env::var("CCB_FORCE_REBIND").is_ok_and(|word| truthy(&word));
     let by = format!("`askd --shutdown` (process {})", std::process::id());
     let shutdown = wire::Shutdown { panes: false, by, unless_owned: !force };

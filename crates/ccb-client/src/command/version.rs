@@ -12,6 +12,6 @@ struct Version {
 }
 
 pub(super) fn run(json: bool) -> Result<u8, CliError> {
-    let version = Version { version: env!("CARGO_PKG_VERSION"), protocol: crate::connection::protocol() };
+    let version = Version { version: env!("CARGO_PKG_VERSION"), protocol: ccb_core::wire::PROTOCOL };
     output::show(json, &version, |version| format!("ccb {}", version.version))
 }
