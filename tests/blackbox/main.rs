@@ -5,6 +5,7 @@ mod asks;
 mod bad_input;
 mod deaths;
 mod env;
+mod fencing;
 mod idle;
 mod long_run;
 mod mcp;

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
+use crate::lock::Ground;
 use crate::mount::Mounts;
 use crate::server::Connection;
 
@@ -33,6 +34,10 @@ pub(crate) struct Door {
     pub(crate) agents: Agents,
     /// What starts and ends them.
     pub(crate) mounts: Arc<Mounts>,
+    /// What this worker stands on.
+    pub(crate) ground: Arc<Ground>,
+    /// What `ccb status` tells of the store.
+    pub(crate) notes: Vec<String>,
     /// The clock.
     pub(crate) clock: Clock,
     /// How many workers this project has had.
@@ -98,6 +103,13 @@ impl Door {
     /// Has this worker end for another one.
     pub(crate) fn give_way(&self, why: &str) {
         self.stop_with(why, GIVES_WAY);
+    }
+
+    /// Looks whether the files that this worker stands on are still its own, and gives way if not.
+    pub(crate) fn look_down(&self) {
+        if let Some(what) = self.ground.lost() {
+            self.give_way(&format!("{what}; the next worker takes over"));
+        }
     }
 
     fn stop_with(&self, why: &str, code: u8) {

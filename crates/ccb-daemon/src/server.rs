@@ -166,6 +166,7 @@ impl Connection {
             wire::Status::METHOD => to_value(&self.status().await?),
             wire::Explain::METHOD => to_value(&self.explain(parameters(params)?).await?),
             wire::Ping::METHOD => {
+                self.door.look_down();
                 self.door.engine.alive().await?;
                 to_value(&wire::Pong { generation: self.door.generation })
             }
@@ -356,6 +357,7 @@ impl Connection {
             unsettled,
             accepted,
             last_end: door.last_end.clone(),
+            notes: door.notes.clone(),
             attach: door.mounts.attach().await,
         })
     }
