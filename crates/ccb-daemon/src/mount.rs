@@ -117,6 +117,9 @@ impl Mounts {
             log(&format!("the configuration cannot be used now: {}", refusal.message));
         }
         let running = self.kept.lock().await.running.clone();
+        if let Ok(socket) = self.own_socket() {
+            crate::succession::mend_socket(&socket, running.values()).await;
+        }
         for (agent, runner) in running {
             self.presence(&agent, Presence::Starting { why: "askd has just started; its pane reports soon".into() });
             if let Some(identity) = Some(runner).filter(Identity::is_alive) {

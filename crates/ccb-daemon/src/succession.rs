@@ -4,7 +4,7 @@
 //! the next worker will find, and ends. The next one has waited for its end (see [`Claim`]) and merges the copy before
 //! it looks at anything else: so start-up stays the only way of recovery.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::lock::{Claim, Ground, Lock};
+use crate::process::{Identity, Signal};
 use crate::store::{Store, set_aside};
 
 /// How soon a lock or a claim that is held is tried again.
@@ -34,6 +35,12 @@ const COPY: Duration = Duration::from_secs(60);
 
 /// How often meanwhile.
 const COPY_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a tmux server may take to open its socket again.
+const SOCKET: Duration = Duration::from_secs(1);
+
+/// What the kernel calls a tmux server.
+const TMUX: &str = "tmux: server";
 
 /// What the names of copies begin and end with.
 const LEFT: (&str, &str) = ("left-", ".db");
@@ -139,4 +146,19 @@ fn bring_over(files: &Files, generation: u64, store: &mut Store) -> anyhow::Resu
     std::fs::File::open(&run)?.sync_all()?;
     log(&format!("the requests are left to the next worker in `{}`", whole.display()));
     Ok(())
+}
+
+/// Has our own tmux server open its socket again, if that was deleted with the home: without it the panes live and
+/// cannot be reached. The server is the parent of what runs in its panes.
+pub(crate) async fn mend_socket(socket: &Path, panes: impl Iterator<Item = &Identity>) {
+    if socket.exists() {
+        return;
+    }
+    let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(TMUX));
+    for server in servers.collect::<Vec<_>>() {
+        log(&format!("tmux server {} has lost its socket: it is asked to open it again", server.pid));
+        if server.signal(Signal::USR1).unwrap_or(false) {
+            until(SOCKET, || Ok(socket.exists().then_some(()))).await.ok();
+        }
+    }
 }
