@@ -17,6 +17,7 @@ use crate::keeper::{GIVES_WAY, STOPPED};
 use crate::lock::Ground;
 use crate::mount::Mounts;
 use crate::server::Connection;
+use crate::succession::Keepsakes;
 
 /// How long a connection may take for its handshake.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ pub(crate) struct Door {
     pub(crate) mounts: Arc<Mounts>,
     /// What this worker stands on.
     pub(crate) ground: Arc<Ground>,
+    /// What a successor needs beside the store.
+    pub(crate) keepsakes: Keepsakes,
     /// What `ccb status` tells of the store.
     pub(crate) notes: Vec<String>,
     /// The clock.

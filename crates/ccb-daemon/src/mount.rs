@@ -55,7 +55,7 @@ const DYING: Duration = Duration::from_millis(300);
 const KEY: &str = "mount";
 
 /// The home's file with the agents' environment.
-const ENVIRONMENT: &str = "run/environment.json";
+pub(crate) const ENVIRONMENT: &str = "run/environment.json";
 
 /// What is mounted, as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -170,7 +170,11 @@ impl Connection {
                 self.door.engine.alive().await?;
                 to_value(&wire::Pong { generation: self.door.generation })
             }
-            wire::Mount::METHOD => to_value(&self.door.mounts.mount(parameters(params)?).await?),
+            wire::Mount::METHOD => {
+                let mounted = self.door.mounts.mount(parameters(params)?).await?;
+                self.door.keepsakes.look(&self.door.files);
+                to_value(&mounted)
+            }
             wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;

@@ -317,7 +317,11 @@ impl Other {
         db.pragma_update(None, "query_only", true).with_context(name)?;
         db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).with_context(name)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).with_context(name)?;
-        anyhow::ensure!(usize::try_from(version)? <= MIGRATIONS.len(), "`{}` was written by a newer ccb", path.display());
+        anyhow::ensure!(
+            usize::try_from(version)? <= MIGRATIONS.len(),
+            "`{}` was written by a newer ccb",
+            path.display()
+        );
         Ok(Self { db })
     }
 
@@ -460,8 +464,9 @@ fn is_damage(error: &anyhow::Error) -> bool {
 
 /// Sets a damaged database aside, with what SQLite keeps beside it. Nobody may have it open.
 pub(crate) fn set_aside(path: &Path, why: &str) -> anyhow::Result<PathBuf> {
-    let stamp: String = Connection::open_in_memory()?
-        .query_row("SELECT strftime('%Y%m%d-%H%M%S', 'now', 'localtime')", [], |row| row.get(0))?;
+    let stamp: String =
+        Connection::open_in_memory()?
+            .query_row("SELECT strftime('%Y%m%d-%H%M%S', 'now', 'localtime')", [], |row| row.get(0))?;
     let with = |base: &Path, end: &str| {
         let mut name = OsString::from(base);
         name.push(end);

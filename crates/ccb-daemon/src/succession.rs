@@ -4,7 +4,9 @@
 //! the next worker will find, and ends. The next one has waited for its end (see [`Claim`]) and merges the copy before
 //! it looks at anything else: so start-up stays the only way of recovery.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -12,9 +14,10 @@ use ccb_core::home::file;
 use ccb_core::request::Stage;
 use tokio::time::Instant;
 
+use crate::door::Door;
 use crate::engine::{Engine, log};
 use crate::files::Files;
-use crate::lock::{Claim, Ground, Lock};
+use crate::lock::{Claim, Lock};
 use crate::process::{Identity, Signal};
 use crate::store::{Store, set_aside};
 
@@ -44,6 +47,33 @@ const TMUX: &str = "tmux: server";
 
 /// What the names of copies begin and end with.
 const LEFT: (&str, &str) = ("left-", ".db");
+
+/// What else of the home a successor needs to go on with the agents that run: as it last was.
+#[derive(Debug, Default)]
+pub(crate) struct Keepsakes(Mutex<BTreeMap<&'static str, Vec<u8>>>);
+
+impl Keepsakes {
+    /// Looks at the files as they are now. One that cannot be read stays as it was.
+    pub(crate) fn look(&self, files: &Files) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in [file::TRUST, crate::keeper::SETTINGS, crate::mount::ENVIRONMENT] {
+            if let Ok(bytes) = std::fs::read(files.path(name)) {
+                kept.insert(name, bytes);
+            }
+        }
+    }
+
+    /// Writes those again that are not there.
+    fn restore(&self, files: &Files) -> std::io::Result<()> {
+        for (name, bytes) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            let path = files.path(name);
+            if !path.exists() {
+                crate::files::write_durable(&path, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
 
 /// Takes the worker's lock, and then the claim. None if somebody else keeps one of them.
 pub(crate) async fn take_locks(files: &Files) -> anyhow::Result<Option<(Lock, Claim)>> {
@@ -96,9 +126,7 @@ fn left_behind(files: &Files) -> Vec<PathBuf> {
 /// Waits until no hand-over to an agent is under way: one that is cut off would leave its request unknown.
 pub(crate) async fn finish_hand_overs(engine: &Engine) {
     let offering = || {
-        engine.look(|view| {
-            view.state.requests.values().any(|request| matches!(request.stage, Stage::Offering { .. }))
-        })
+        engine.look(|view| view.state.requests.values().any(|request| matches!(request.stage, Stage::Offering { .. })))
     };
     let end = Instant::now() + HAND_OVERS;
     while Instant::now() < end {
@@ -111,7 +139,8 @@ pub(crate) async fn finish_hand_overs(engine: &Engine) {
 
 /// Brings over what the next worker would not find: the requests, if the database is not at its path any more. A
 /// damaged database is set aside for it.
-pub(crate) async fn leave(files: &Files, ground: &Ground, generation: u64, mut store: Store) {
+pub(crate) async fn leave(door: &Door, mut store: Store) {
+    let (files, ground) = (&door.files, &door.ground);
     if let Some(damage) = store.damage() {
         store.abandon();
         if ground.has_store()
@@ -125,7 +154,7 @@ pub(crate) async fn leave(files: &Files, ground: &Ground, generation: u64, mut s
         return;
     }
     let end = Instant::now() + COPY;
-    while let Err(error) = bring_over(files, generation, &mut store) {
+    while let Err(error) = bring_over(door, &mut store) {
         log(&format!("the requests cannot be brought over to the next worker: {error:#}"));
         if end <= Instant::now() {
             return;
@@ -134,10 +163,11 @@ pub(crate) async fn leave(files: &Files, ground: &Ground, generation: u64, mut s
     }
 }
 
-fn bring_over(files: &Files, generation: u64, store: &mut Store) -> anyhow::Result<()> {
+fn bring_over(door: &Door, store: &mut Store) -> anyhow::Result<()> {
     // The home may be gone, or another directory.
-    let files = Files::open(files.home().clone())?;
-    let name = format!("{}{generation}-{}{}", LEFT.0, std::process::id(), LEFT.1);
+    let files = Files::open(door.files.home().clone())?;
+    door.keepsakes.restore(&files).context("cannot write what the agents need")?;
+    let name = format!("{}{}-{}{}", LEFT.0, door.generation, std::process::id(), LEFT.1);
     let run = files.path(file::RUN);
     let (whole, part) = (run.join(&name), run.join(format!("{name}.new")));
     crate::files::remove_if_there(&part)?;

@@ -26,7 +26,7 @@ use crate::life::{Unsettled, idle_exit};
 use crate::lock::{Claim, Ground};
 use crate::mount::Mounts;
 use crate::record::{Record, heartbeat, last_end};
-use crate::succession::{finish_hand_overs, open_store, take_locks};
+use crate::succession::{Keepsakes, finish_hand_overs, open_store, take_locks};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
@@ -80,7 +80,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         engine: engine.clone(),
         agents: agents.clone(),
         mounts: mounts.clone(),
-        ground: ground.clone(),
+        ground,
+        keepsakes: Keepsakes::default(),
         notes,
         clock,
         generation,
@@ -94,6 +95,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         connections: AtomicU64::new(0),
         numbers: AtomicU64::new(0),
     });
+    door.keepsakes.look(&files);
     mounts.recover().await;
     let (arm, orders) = unbounded_channel();
     let unsettled = Arc::new(Unsettled::default());
@@ -117,7 +119,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     if code == crate::keeper::GIVES_WAY {
         finish_hand_overs(&engine).await;
         if let Some(store) = engine.stop().await {
-            crate::succession::leave(&files, &ground, generation, store).await;
+            crate::succession::leave(&door, store).await;
         }
         // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
         // this one ends at once.
@@ -184,12 +186,7 @@ async fn until_stopped(door: &Door) -> anyhow::Result<()> {
 }
 
 /// Brings the engine's effects to the transports and timers.
-async fn perform(
-    mut effects: UnboundedReceiver<Effect>,
-    agents: Agents,
-    arm: UnboundedSender<Arm>,
-    door: Arc<Door>,
-) {
+async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: UnboundedSender<Arm>, door: Arc<Door>) {
     while let Some(effect) = effects.recv().await {
         match effect {
             Effect::Arm { id, timer, at } => drop(arm.send(Arm::At(id, timer, at))),
