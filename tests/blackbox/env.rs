@@ -415,6 +415,17 @@ impl TestEnv {
         self.status()["home"].as_str().expect("a daemon has a home").into()
     }
 
+    /// The same, without asking a daemon, which would start one.
+    pub(crate) fn state_by_path(&self) -> PathBuf {
+        let project = std::fs::canonicalize(self.project()).expect("a project");
+        let all = std::fs::read_dir(self.home().join(".local/state/ccb/projects")).into_iter().flatten().flatten();
+        let stamped = |home: &PathBuf| {
+            let stamp = std::fs::read_to_string(home.join("project.json")).unwrap_or_default();
+            stamp.contains(&project.display().to_string())
+        };
+        all.map(|entry| entry.path()).find(stamped).unwrap_or_else(|| self.home().join("no home is there"))
+    }
+
     /// Runs tmux on the project's own server.
     pub(crate) fn tmux(&self, args: &[&str]) -> Run {
         let socket = until("the session exists", || self.status()["attach"]["socket"].as_str().map(str::to_owned));

@@ -6,6 +6,7 @@ mod bad_input;
 mod deaths;
 mod doctor;
 mod env;
+mod fencing;
 mod idle;
 mod long_run;
 mod mcp;

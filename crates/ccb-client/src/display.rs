@@ -116,6 +116,7 @@ pub(crate) fn health(health: &Health) -> String {
     if let Some(end) = &health.last_end {
         rows.push(["  last end", end]);
     }
+    rows.extend(health.notes.iter().map(|note| ["  note", note.as_str()]));
     let attach = health.attach.as_ref().map(|attach| format!("tmux -S {} attach -t {}", attach.socket, attach.session));
     if let Some(attach) = &attach {
         rows.push(["  panes", attach]);

@@ -332,6 +332,9 @@ pub struct Health {
     pub accepted: u64,
     /// How the worker before this one ended, in words; none if there was none.
     pub last_end: Option<String>,
+    /// What users should know of the store: that it was damaged and set aside, that the disk takes nothing.
+    #[serde(default)]
+    pub notes: Vec<String>,
     /// The terminal session that shows the agents, if it is ours.
     pub attach: Option<Attach>,
 }

@@ -14,8 +14,10 @@ use crate::clock::Clock;
 use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
+use crate::lock::Ground;
 use crate::mount::Mounts;
 use crate::server::Connection;
+use crate::succession::Keepsakes;
 
 /// How long a connection may take for its handshake.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
@@ -33,6 +35,12 @@ pub(crate) struct Door {
     pub(crate) agents: Agents,
     /// What starts and ends them.
     pub(crate) mounts: Arc<Mounts>,
+    /// What this worker stands on.
+    pub(crate) ground: Arc<Ground>,
+    /// What a successor needs beside the store.
+    pub(crate) keepsakes: Keepsakes,
+    /// What `ccb status` tells of the store.
+    pub(crate) notes: Vec<String>,
     /// The clock.
     pub(crate) clock: Clock,
     /// How many workers this project has had.
@@ -106,6 +114,13 @@ impl Door {
     /// Has this worker end for another one.
     pub(crate) fn give_way(&self, why: &str) {
         self.stop_with(why, GIVES_WAY);
+    }
+
+    /// Looks whether the files that this worker stands on are still its own, and gives way if not.
+    pub(crate) fn look_down(&self) {
+        if let Some(what) = self.ground.lost() {
+            self.give_way(&format!("{what}; the next worker takes over"));
+        }
     }
 
     fn stop_with(&self, why: &str, code: u8) {

@@ -2,7 +2,8 @@
 //!
 //! It never awaits and never waits for the world. When a commit fails, the batch has not happened: its
 //! callers are refused, and the state is read back from the store; once the disk takes commits again, the
-//! agents are asked anew.
+//! agents are asked anew. A worker that has lost its ground accepts and offers nothing more; what its agents tell
+//! until it has gone is still kept, and goes over to its successor.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use anyhow::Context as _;
 use ccb_core::id::RequestId;
 use ccb_core::request::{Evidence, Kind, Request};
-use ccb_core::state::{Policy, State};
+use ccb_core::state::{Policy, Presence, State};
 use ccb_core::step::{self, Effect, Input, Verdict};
 use ccb_core::time::Time;
 use ccb_core::wire::{Code, Refusal};
@@ -19,6 +20,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
+use crate::lock::Ground;
 use crate::store::Store;
 
 /// The most inputs that one commit takes together.
@@ -44,7 +46,7 @@ enum Message {
     Input(Input, Option<Waiter>),
     Look(Box<dyn FnOnce(View<'_>) + Send>),
     Follow(RequestId, UnboundedSender<Request>),
-    Stop(oneshot::Sender<()>),
+    Stop(oneshot::Sender<Store>),
 }
 
 /// A handle to the engine. Everything sent to it is handled in the order of sending.
@@ -62,17 +64,27 @@ pub(crate) struct Outlets {
     pub(crate) effects: UnboundedSender<Effect>,
     /// Requests that have just changed.
     pub(crate) news: UnboundedSender<Request>,
+    /// Why this worker is to give way, once it is.
+    pub(crate) leave: UnboundedSender<String>,
 }
 
 impl Engine {
     /// Restores the state from `store` and starts the thread.
-    pub(crate) fn start(store: Store, policy: Policy, clock: Clock, outlets: Outlets) -> anyhow::Result<Self> {
+    pub(crate) fn start(
+        store: Store,
+        ground: Arc<Ground>,
+        policy: Policy,
+        clock: Clock,
+        outlets: Outlets,
+    ) -> anyhow::Result<Self> {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let state = restore(&store, policy, clock.now())?;
-        let mut work = Work {
+        let work = Work {
             state,
             store,
+            ground,
+            leaving: false,
             clock,
             outlets,
             followers: BTreeMap::new(),
@@ -125,7 +137,10 @@ impl Engine {
             tx.send(done.map(|(verdict, view)| look(verdict, view))).ok();
         });
         self.send(Message::Input(input, Some(waiter)));
-        answer.await.unwrap_or_else(|_| Err(stopping()))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => gone().await,
+        }
     }
 
     /// Looks at state and store.
@@ -136,7 +151,10 @@ impl Engine {
         let (tx, answer) = oneshot::channel();
         let look = Box::new(move |view: View<'_>| drop(tx.send(look(view))));
         self.send(Message::Look(look));
-        answer.await.map_err(|_| stopping())
+        match answer.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => gone().await,
+        }
     }
 
     /// Sends the request as it is now (if it exists) and each time it changes.
@@ -144,16 +162,18 @@ impl Engine {
         self.send(Message::Follow(id, to));
     }
 
-    /// Stops after all that was handed in before.
-    pub(crate) async fn stop(&self) {
+    /// Stops after all that was handed in before, and returns the store.
+    pub(crate) async fn stop(&self) -> Option<Store> {
         let (tx, stopped) = oneshot::channel();
         self.send(Message::Stop(tx));
-        stopped.await.ok();
+        stopped.await.ok()
     }
 }
 
-fn stopping() -> Refusal {
-    Refusal::new(Code::Internal, "askd is stopping")
+/// The engine has gone, or goes: this process is about to end, and so are its connections. To answer would be to say
+/// what is not known; a caller that has lost its connection repeats its call at the successor.
+async fn gone<T>() -> T {
+    std::future::pending().await
 }
 
 fn restore(store: &Store, policy: Policy, now: Time) -> anyhow::Result<State> {
@@ -168,6 +188,9 @@ fn restore(store: &Store, policy: Policy, now: Time) -> anyhow::Result<State> {
 struct Work {
     state: State,
     store: Store,
+    ground: Arc<Ground>,
+    /// Whether the ground is lost.
+    leaving: bool,
     clock: Clock,
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
@@ -190,7 +213,7 @@ struct Batch {
 }
 
 impl Work {
-    fn run(&mut self, outbox: &mpsc::Receiver<Message>) {
+    fn run(mut self, outbox: &mpsc::Receiver<Message>) {
         loop {
             let first = if self.stale {
                 outbox.recv_timeout(TRY_AGAIN)
@@ -205,6 +228,7 @@ impl Work {
                 }
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
+            self.look_down();
             let mut batch = Batch::default();
             let mut next = Some(first);
             let mut taken = 0;
@@ -221,7 +245,7 @@ impl Work {
                     }
                     Message::Stop(stopped) => {
                         self.finish(std::mem::take(&mut batch));
-                        stopped.send(()).ok();
+                        stopped.send(self.store).ok();
                         return;
                     }
                 }
@@ -237,7 +261,21 @@ impl Work {
         }
     }
 
+    /// Looks whether the ground is lost. From then on no agent counts as free, so nothing is offered.
+    fn look_down(&mut self) {
+        let Some(what) = self.ground.lost().filter(|_| !self.leaving) else { return };
+        self.leaving = true;
+        for agent in self.state.agents.values_mut() {
+            agent.presence = Presence::Starting { why: "askd is being replaced".into() };
+        }
+        self.outlets.leave.send(format!("{what}; the next worker takes over")).ok();
+    }
+
     fn take(&mut self, batch: &mut Batch, input: Input, waiter: Option<Waiter>) {
+        if self.leaving && !is_told_by_agents(&input) {
+            // Nobody is told anything of it: it is repeated at the successor, or derived there anew.
+            return;
+        }
         if let Some(id) = input.request()
             && let Err(error) = self.load(id)
         {
@@ -270,6 +308,14 @@ impl Work {
         let saves: Vec<Request> = batch.saves.into_values().collect();
         if !saves.is_empty() || !batch.notes.is_empty() {
             crate::failpoint::hit_blocking("engine.before-commit");
+            if !self.leaving {
+                self.look_down();
+                if self.leaving {
+                    // Accepted into a database that nobody finds again, it would be lost.
+                    self.go_back();
+                    return;
+                }
+            }
             if let Err(error) = self.store.commit(&saves, &batch.notes) {
                 self.commit_failed(&error, batch.answers);
                 return;
@@ -332,10 +378,15 @@ impl Work {
         for (waiter, _) in answers {
             refuse(Some(waiter), error);
         }
-        // A memory that is ahead of the disk must not answer anybody: start-up is recovery.
+        self.stale = true;
+        self.go_back();
+    }
+
+    /// Makes the state what the store says. A memory that is ahead of the disk must not answer anybody: start-up is
+    /// recovery.
+    fn go_back(&mut self) {
         let restored = restore(&self.store, self.state.policy.clone(), self.state.since);
         let mut state = restored.unwrap_or_else(|error| panic!("the store cannot be read back: {error:#}"));
-        self.stale = true;
         for (name, agent) in &self.state.agents {
             let kept = state.agents.entry(name.clone()).or_insert_with(|| ccb_core::state::Agent {
                 current: None,
@@ -347,6 +398,28 @@ impl Work {
         }
         state.waiting = std::mem::take(&mut self.state.waiting);
         self.state = state;
+    }
+}
+
+/// Returns whether an input is what an agent did with a delivery: true whoever hears it, and worth keeping.
+fn is_told_by_agents(input: &Input) -> bool {
+    match input {
+        Input::HandedOver { .. }
+        | Input::NotTaken { .. }
+        | Input::NotHandedOver { .. }
+        | Input::Consumed { .. }
+        | Input::TurnEnded { .. } => true,
+        Input::Configure(_)
+        | Input::Submit(_)
+        | Input::Cancel { .. }
+        | Input::Waits { .. }
+        | Input::WaiterGone { .. }
+        | Input::Acknowledged { .. }
+        | Input::Connected { .. }
+        | Input::Presence { .. }
+        | Input::Doubt { .. }
+        | Input::Gone { .. }
+        | Input::Due { .. } => false,
     }
 }
 

@@ -22,6 +22,7 @@ mod record;
 mod server;
 mod shutdown;
 mod store;
+mod succession;
 mod timers;
 pub mod tmux;
 mod transport;

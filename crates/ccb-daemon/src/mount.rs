@@ -55,7 +55,7 @@ const DYING: Duration = Duration::from_millis(300);
 const KEY: &str = "mount";
 
 /// The home's file with the agents' environment.
-const ENVIRONMENT: &str = "run/environment.json";
+pub(crate) const ENVIRONMENT: &str = "run/environment.json";
 
 /// What is mounted, as it is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -117,6 +117,9 @@ impl Mounts {
             log(&format!("the configuration cannot be used now: {}", refusal.message));
         }
         let running = self.kept.lock().await.running.clone();
+        if let Ok(socket) = self.own_socket() {
+            crate::succession::mend_socket(&socket, running.values()).await;
+        }
         for (agent, runner) in running {
             self.presence(&agent, Presence::Starting { why: "askd has just started; its pane reports soon".into() });
             if let Some(identity) = Some(runner).filter(Identity::is_alive) {

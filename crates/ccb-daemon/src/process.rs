@@ -96,6 +96,12 @@ impl Identity {
         modes.is_ok_and(|modes| !modes.local_modes.contains(rustix::termios::LocalModes::ICANON))
     }
 
+    /// Returns its parent, if that is a program of this name (as the kernel shortens it).
+    pub fn parent_named(&self, name: &str) -> Option<Self> {
+        let parent = Self::of(self.stat()?.parent)?;
+        (system::name(parent.pid)? == name.as_bytes()).then_some(parent)
+    }
+
     /// Sends the signal to this process and no other; returns whether it was still there to get it.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
         match system::send(self, signal) {

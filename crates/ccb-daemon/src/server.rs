@@ -208,10 +208,15 @@ impl Connection {
             wire::Status::METHOD => to_value(&self.status().await?),
             wire::Explain::METHOD => to_value(&self.explain(parameters(params)?).await?),
             wire::Ping::METHOD => {
+                self.door.look_down();
                 self.door.engine.alive().await?;
                 to_value(&wire::Pong { generation: self.door.generation })
             }
-            wire::Mount::METHOD => to_value(&self.door.mounts.mount(parameters(params)?).await?),
+            wire::Mount::METHOD => {
+                let mounted = self.door.mounts.mount(parameters(params)?).await?;
+                self.door.keepsakes.look(&self.door.files);
+                to_value(&mounted)
+            }
             wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;
@@ -398,6 +403,7 @@ impl Connection {
             unsettled,
             accepted,
             last_end: door.last_end.clone(),
+            notes: door.notes.clone(),
             attach: door.mounts.attach().await,
         })
     }

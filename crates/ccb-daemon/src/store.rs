@@ -1,12 +1,19 @@
 //! The store: the only file with SQL in it. One connection, held by the engine's thread alone.
+//!
+//! A store that turns out to be damaged is set aside, and what can still be read of it is [merged](Store::merge) into a
+//! new one. The same merge takes in what a worker has brought over whose database was deleted under it.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use ccb_core::id::{AgentName, RequestId};
-use ccb_core::request::{Evidence, Request};
+use ccb_core::request::{Evidence, Request, Stage};
 use ccb_core::time::Time;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags, params};
 
 /// The schema, one step a version. A released step is never changed.
 const MIGRATIONS: &[&str] = &["
@@ -33,9 +40,30 @@ const MIGRATIONS: &[&str] = &["
     ) STRICT, WITHOUT ROWID;
 "];
 
+/// How large (bytes) the log that SQLite writes ahead may stay after it was worked off.
+const JOURNAL_LIMIT: i64 = 4 << 20;
+
+/// What stands between a store's name and the moment at which it was set aside.
+const DAMAGED: &str = ".damaged-";
+
 /// The opened store. Neither `Clone` nor shared: whoever has it is the engine.
 pub(crate) struct Store {
     db: Connection,
+    /// What is to be kept under keys and could not be written yet; the next commit writes it.
+    unwritten: BTreeMap<String, String>,
+    /// What has shown that the database is damaged, once it has.
+    damage: RefCell<Option<String>>,
+}
+
+/// What a merge has brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Brought {
+    /// How many requests were new here, or had come further there.
+    pub(crate) taken: u64,
+    /// How many requests could be read there.
+    pub(crate) read: u64,
+    /// Whether something there could not be read.
+    pub(crate) torn: bool,
 }
 
 impl Store {
@@ -51,6 +79,7 @@ impl Store {
         db.pragma_update(None, "journal_mode", "WAL").with_context(name)?;
         db.pragma_update(None, "synchronous", "FULL")?;
         db.pragma_update(None, "cache_size", -1024)?;
+        db.pragma_update(None, "journal_size_limit", JOURNAL_LIMIT)?;
         let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).with_context(name)?;
         let version = usize::try_from(version).with_context(name)?;
         if version > MIGRATIONS.len() {
@@ -66,42 +95,152 @@ impl Store {
         }
         tx.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len())?)?;
         tx.commit().with_context(name)?;
-        Ok(Self { db })
+        Ok(Self { db, unwritten: BTreeMap::new(), damage: RefCell::new(None) })
+    }
+
+    /// Opens the database at `path`; one that is damaged is set aside first, for [`Store::salvage`].
+    pub(crate) fn open_or_set_aside(path: &Path) -> anyhow::Result<Self> {
+        // What a start reads is read at once. Reading all would cost a start that grows with history.
+        let opened = Self::open(path).and_then(|store| {
+            store.open_requests()?;
+            store.horizon()?;
+            store.meta("generation")?;
+            Ok(store)
+        });
+        match opened {
+            Err(error) if is_damage(&error) => {
+                set_aside(path, &format!("{error:#}"))?;
+                Self::open(path)
+            }
+            opened => opened,
+        }
     }
 
     /// Commits requests with their evidence, all or nothing, to the disk.
     pub(crate) fn commit(&mut self, saves: &[Request], notes: &[(RequestId, Evidence)]) -> anyhow::Result<()> {
+        let done = self.try_commit(saves, notes);
+        self.judged(done)
+    }
+
+    fn try_commit(&mut self, saves: &[Request], notes: &[(RequestId, Evidence)]) -> anyhow::Result<()> {
+        if !self.db.is_autocommit() {
+            // A failed commit that could not even be taken back.
+            self.db.execute_batch("ROLLBACK")?;
+        }
         let tx = self.db.transaction()?;
+        for request in saves {
+            put(&tx, request)?;
+        }
+        for (id, evidence) in notes {
+            note(&tx, id.as_str(), &serde_json::to_string(evidence)?)?;
+        }
+        for (key, value) in &self.unwritten {
+            keep(&tx, key, value)?;
+        }
+        tx.commit()?;
+        self.unwritten.clear();
+        Ok(())
+    }
+
+    /// Returns what has shown that the database is damaged, if something has.
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.damage.borrow().clone()
+    }
+
+    /// Remembers an error that only a damaged database gives.
+    fn judged<T>(&self, result: anyhow::Result<T>) -> anyhow::Result<T> {
+        if let Err(error) = &result
+            && is_damage(error)
         {
-            let mut put = tx.prepare_cached(
-                "INSERT INTO request (id, seq, agent, notice, open, accepted, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-                 ON CONFLICT (id) DO UPDATE SET open = ?5, body = ?7",
-            )?;
-            for request in saves {
-                let open = request.is_open();
-                let notice = request.kind != ccb_core::request::Kind::Ask;
-                let body = serde_json::to_string(request)?;
-                let seq = i64::try_from(request.seq)?;
-                put.execute(params![
-                    request.id.as_str(),
-                    seq,
-                    request.agent.as_str(),
-                    notice,
-                    open,
-                    request.accepted.0,
-                    body
-                ])?;
+            self.damage.borrow_mut().get_or_insert_with(|| format!("{error:#}"));
+        }
+        result
+    }
+
+    /// Closes a damaged database as it is.
+    pub(crate) fn abandon(self) {
+        self.db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok();
+    }
+
+    /// Writes a copy of all that is in it to `path`, to the disk.
+    pub(crate) fn copy_to(&mut self, path: &Path) -> anyhow::Result<()> {
+        if !self.unwritten.is_empty() {
+            self.commit(&[], &[])?;
+        }
+        let text = path.to_str().context("a path that is not UTF-8")?;
+        self.db.execute("VACUUM INTO ?1", [text])?;
+        std::fs::File::open(path)?.sync_all()?;
+        Ok(())
+    }
+
+    /// Takes in the stores beside `path` that were set aside and have not been looked at yet, as far as they can be
+    /// read, and returns what users are told of all those that lie there.
+    pub(crate) fn salvage(&mut self, path: &Path) -> anyhow::Result<Vec<String>> {
+        let mut told = Vec::new();
+        for damaged in set_aside_before(path) {
+            let key = format!("salvaged.{}", damaged.file_name().unwrap_or_default().display());
+            let words = if let Some(words) = self.meta(&key)? {
+                words
+            } else {
+                let brought = self.merge(&damaged).unwrap_or(Brought { torn: true, ..Brought::default() });
+                let words = format!(
+                    "the store was damaged and has been set aside as `{}`; {} requests could be read in it and are \
+                     kept{}",
+                    damaged.display(),
+                    brought.read,
+                    if brought.torn { ", others could not" } else { "" },
+                );
+                crate::engine::log(&words);
+                self.set_meta(&key, &words)?;
+                words
+            };
+            told.push(words);
+        }
+        Ok(told)
+    }
+
+    /// Takes in what another store has: requests that are not here, and those that have come further there. All or
+    /// nothing is kept of what can be read; what cannot be read there is left out.
+    pub(crate) fn merge(&mut self, from: &Path) -> anyhow::Result<Brought> {
+        let there = Other::open(from)?;
+        let newer = there.generation() >= self.meta("generation")?.and_then(|n| n.parse().ok()).unwrap_or(0);
+        let (mut top, _) = self.horizon()?;
+        let mut brought = Brought::default();
+        let (ids, torn) = there.ids();
+        brought.torn = torn;
+        let tx = self.db.transaction()?;
+        for id in ids {
+            let Some((mut request, evidence)) = there.request(&id) else {
+                brought.torn = true;
+                continue;
+            };
+            brought.read += 1;
+            let ours = bodies_of(&tx, "SELECT body FROM request WHERE id = ?1", &id)?.pop();
+            let ours: Option<Request> = ours.and_then(|body| serde_json::from_str(&body).ok());
+            let known = bodies_of(&tx, "SELECT body FROM evidence WHERE request = ?1 ORDER BY n", &id)?;
+            if let Some(ours) = ours {
+                if !is_further((&request, &evidence), (&ours, &known)) {
+                    continue;
+                }
+                request.seq = ours.seq;
+            } else {
+                // The order of acceptance stays, after all that was accepted here.
+                request.seq = request.seq.max(top + 1);
+                top = request.seq;
             }
-            let mut note = tx.prepare_cached(
-                "INSERT INTO evidence (request, n, body)
-                 VALUES (?1, (SELECT count(*) FROM evidence WHERE request = ?1), ?2)",
-            )?;
-            for (id, evidence) in notes {
-                note.execute(params![id.as_str(), serde_json::to_string(evidence)?])?;
+            brought.taken += 1;
+            put(&tx, &request)?;
+            for body in evidence.iter().filter(|body| !known.contains(body)) {
+                note(&tx, &id, body)?;
+            }
+        }
+        for (key, value) in there.meta() {
+            if newer || bodies_of(&tx, "SELECT value FROM meta WHERE key = ?1", &key)?.is_empty() {
+                keep(&tx, &key, &value)?;
             }
         }
         tx.commit()?;
-        Ok(())
+        Ok(brought)
     }
 
     /// Returns the requests from which the engine's state is restored.
@@ -111,12 +250,8 @@ impl Store {
 
     /// Returns a request, settled or not.
     pub(crate) fn request(&self, id: &RequestId) -> anyhow::Result<Option<Request>> {
-        let body: Option<String> = self
-            .db
-            .prepare_cached("SELECT body FROM request WHERE id = ?1")?
-            .query_row([id.as_str()], |row| row.get(0))
-            .optional()?;
-        body.map(|body| serde_json::from_str(&body).context("a stored request cannot be read")).transpose()
+        let mut found = self.bodies("SELECT body FROM request WHERE id = ?1", [id.as_str()])?;
+        Ok(found.pop())
     }
 
     /// Returns the last `count` questions to an agent, newest first.
@@ -133,21 +268,25 @@ impl Store {
     /// Returns the highest order of acceptance, and the latest moment of one.
     pub(crate) fn horizon(&self) -> anyhow::Result<(u64, Time)> {
         let sql = "SELECT coalesce(max(seq), 0), coalesce((SELECT accepted FROM request ORDER BY seq DESC LIMIT 1), 0) FROM request";
-        let (seq, accepted): (i64, i64) = self.db.query_row(sql, [], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        let found = self.db.query_row(sql, [], |row| Ok((row.get::<_, i64>(0)?, row.get(1)?)));
+        let (seq, accepted) = self.judged(found.map_err(Into::into))?;
         Ok((u64::try_from(seq)?, Time(accepted)))
     }
 
     /// Returns what is kept under `key`.
     pub(crate) fn meta(&self, key: &str) -> anyhow::Result<Option<String>> {
-        let mut get = self.db.prepare_cached("SELECT value FROM meta WHERE key = ?1")?;
-        Ok(get.query_row([key], |row| row.get(0)).optional()?)
+        if let Some(value) = self.unwritten.get(key) {
+            return Ok(Some(value.clone()));
+        }
+        let found = bodies_of(&self.db, "SELECT value FROM meta WHERE key = ?1", key).map_err(Into::into);
+        Ok(self.judged(found)?.pop())
     }
 
-    /// Keeps `value` under `key`.
+    /// Keeps `value` under `key`. What the disk does not take now is remembered, and written by the next commit that
+    /// succeeds; the error says that it is not on the disk yet.
     pub(crate) fn set_meta(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
-        let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
-        self.db.prepare_cached(sql)?.execute([key, value])?;
-        Ok(())
+        self.unwritten.insert(key.to_owned(), value.to_owned());
+        self.commit(&[], &[])
     }
 
     fn bodies<T: serde::de::DeserializeOwned>(
@@ -155,10 +294,217 @@ impl Store {
         sql: &str,
         bound: impl rusqlite::Params,
     ) -> anyhow::Result<Vec<T>> {
-        let mut statement = self.db.prepare_cached(sql)?;
-        let rows = statement.query_map(bound, |row| row.get::<_, String>(0))?;
-        rows.map(|row| serde_json::from_str(&row?).context("a stored row cannot be read")).collect()
+        let read = || {
+            let mut statement = self.db.prepare_cached(sql)?;
+            let rows = statement.query_map(bound, |row| row.get::<_, String>(0))?;
+            rows.map(|row| serde_json::from_str(&row?).context("a stored row cannot be read")).collect()
+        };
+        let found = read();
+        self.judged(found)
     }
+}
+
+/// Another store, of which as much is read as can be, and to which nothing is written.
+struct Other {
+    db: Connection,
+}
+
+impl Other {
+    fn open(path: &Path) -> anyhow::Result<Self> {
+        let name = || format!("cannot read the store `{}`", path.display());
+        let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE).with_context(name)?;
+        db.pragma_update(None, "locking_mode", "EXCLUSIVE").with_context(name)?;
+        db.pragma_update(None, "query_only", true).with_context(name)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).with_context(name)?;
+        let version: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0)).with_context(name)?;
+        anyhow::ensure!(
+            usize::try_from(version)? <= MIGRATIONS.len(),
+            "`{}` was written by a newer ccb",
+            path.display()
+        );
+        Ok(Self { db })
+    }
+
+    /// Returns the ids in the order of acceptance, and whether some are missing. Both ways up to the first page that
+    /// cannot be read: so only what lies between two such pages is missing.
+    fn ids(&self) -> (Vec<String>, bool) {
+        let mut found = BTreeSet::new();
+        let mut torn = false;
+        for sql in [
+            "SELECT seq, id FROM request NOT INDEXED ORDER BY id",
+            "SELECT seq, id FROM request NOT INDEXED ORDER BY id DESC",
+        ] {
+            let whole = self.each(sql, &[], |row| {
+                found.insert((row.get::<_, i64>(0)?, row.get::<_, String>(1)?));
+                Ok(())
+            });
+            torn |= !whole;
+            if whole {
+                break;
+            }
+        }
+        (found.into_iter().map(|(_, id)| id).collect(), torn)
+    }
+
+    /// Returns a request with its evidence, as far as that can be read.
+    fn request(&self, id: &str) -> Option<(Request, Vec<String>)> {
+        let body = bodies_of(&self.db, "SELECT body FROM request WHERE id = ?1", id).ok()?.pop()?;
+        let request: Request = serde_json::from_str(&body).ok()?;
+        let mut evidence = Vec::new();
+        self.each("SELECT body FROM evidence WHERE request = ?1 ORDER BY n", &[id], |row| {
+            evidence.push(row.get(0)?);
+            Ok(())
+        });
+        evidence.retain(|body: &String| serde_json::from_str::<Evidence>(body).is_ok());
+        (request.id.as_str() == id).then_some((request, evidence))
+    }
+
+    fn meta(&self) -> Vec<(String, String)> {
+        let mut found = Vec::new();
+        self.each("SELECT key, value FROM meta", &[], |row| {
+            found.push((row.get(0)?, row.get(1)?));
+            Ok(())
+        });
+        found
+    }
+
+    fn generation(&self) -> u64 {
+        let found = bodies_of(&self.db, "SELECT value FROM meta WHERE key = ?1", "generation").ok();
+        found.and_then(|mut found| found.pop()?.parse().ok()).unwrap_or(0)
+    }
+
+    /// Reads row by row until an error; false if there was one.
+    fn each(
+        &self,
+        sql: &str,
+        bound: &[&str],
+        mut take: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<()>,
+    ) -> bool {
+        let mut read = || -> rusqlite::Result<()> {
+            let mut statement = self.db.prepare(sql)?;
+            let mut rows = statement.query(rusqlite::params_from_iter(bound))?;
+            while let Some(row) = rows.next()? {
+                take(row)?;
+            }
+            Ok(())
+        };
+        read().is_ok()
+    }
+}
+
+/// Writes a request as it is now.
+fn put(db: &Connection, request: &Request) -> anyhow::Result<()> {
+    let mut put = db.prepare_cached(
+        "INSERT INTO request (id, seq, agent, notice, open, accepted, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (id) DO UPDATE SET open = ?5, body = ?7",
+    )?;
+    let notice = request.kind != ccb_core::request::Kind::Ask;
+    let body = serde_json::to_string(request)?;
+    let (id, agent) = (request.id.as_str(), request.agent.as_str());
+    put.execute(params![id, i64::try_from(request.seq)?, agent, notice, request.is_open(), request.accepted.0, body])?;
+    Ok(())
+}
+
+/// Adds one piece to a request's evidence.
+fn note(db: &Connection, id: &str, body: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO evidence (request, n, body)
+               VALUES (?1, (SELECT count(*) FROM evidence WHERE request = ?1), ?2)";
+    db.prepare_cached(sql)?.execute([id, body]).map(drop)
+}
+
+/// Keeps a value under a key.
+fn keep(db: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO meta (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = ?2";
+    db.prepare_cached(sql)?.execute([key, value]).map(drop)
+}
+
+/// Returns the texts that a query of one text finds.
+fn bodies_of(db: &Connection, sql: &str, bound: &str) -> rusqlite::Result<Vec<String>> {
+    let mut statement = db.prepare_cached(sql)?;
+    let rows = statement.query_map([bound], |row| row.get(0))?;
+    rows.collect()
+}
+
+/// Returns whether a request is further in its life over there than here. Where one side's evidence continues the
+/// other's, the longer is later; where both went on by themselves, what can no longer be undone counts.
+fn is_further(theirs: (&Request, &[String]), ours: (&Request, &[String])) -> bool {
+    if !theirs.0.same_content(ours.0) || ours.1.starts_with(theirs.1) {
+        return false;
+    }
+    let reached = |request: &Request| {
+        let stage = match &request.stage {
+            Stage::Queued => 0,
+            Stage::Offering { .. } => 1,
+            Stage::Offered { .. } => 2,
+            Stage::Working { .. } => 3,
+            Stage::Settled(_) => 4,
+        };
+        let late = request.settlement().is_some_and(|end| end.late.is_some());
+        (request.is_settled(), request.attempts, stage, late, request.delivered.is_some(), request.notices)
+    };
+    theirs.1.starts_with(ours.1) || reached(theirs.0) > reached(ours.0)
+}
+
+/// Returns whether an error means that the database is damaged.
+fn is_damage(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        if let Some(error) = cause.downcast_ref::<serde_json::Error>() {
+            // A row that is JSON, but not ours, is a newer ccb's.
+            return error.is_syntax() || error.is_eof();
+        }
+        match cause.downcast_ref::<rusqlite::Error>() {
+            Some(rusqlite::Error::SqliteFailure(error, _)) => {
+                matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+            }
+            Some(rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::Utf8Error(..)) => true,
+            Some(_) | None => false,
+        }
+    })
+}
+
+/// Sets a damaged database aside, with what SQLite keeps beside it. Nobody may have it open.
+pub(crate) fn set_aside(path: &Path, why: &str) -> anyhow::Result<PathBuf> {
+    let stamp: String =
+        Connection::open_in_memory()?
+            .query_row("SELECT strftime('%Y%m%d-%H%M%S', 'now', 'localtime')", [], |row| row.get(0))?;
+    let with = |base: &Path, end: &str| {
+        let mut name = OsString::from(base);
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let first = with(path, &format!("{DAMAGED}{stamp}"));
+    let free = |path: &PathBuf| !path.exists();
+    let aside = std::iter::once(first.clone())
+        .chain((2..1000).map(|n| with(&first, &format!("-{n}"))))
+        .find(free)
+        .context("too many damaged stores lie here")?;
+    for end in ["-wal", "-shm", ""] {
+        match std::fs::rename(with(path, end), with(&aside, end)) {
+            Err(error) if end.is_empty() || error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot set aside the damaged store `{}`", path.display()));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    crate::engine::log(&format!("the store is damaged ({why}): set aside as `{}`", aside.display()));
+    Ok(aside)
+}
+
+/// Returns the stores beside `path` that were set aside, the oldest first.
+fn set_aside_before(path: &Path) -> Vec<PathBuf> {
+    let mut start = path.file_name().unwrap_or_default().to_os_string();
+    start.push(DAMAGED);
+    let start = start.to_string_lossy().into_owned();
+    let entries = path.parent().and_then(|dir| std::fs::read_dir(dir).ok()).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = entries
+        .filter(|entry| {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            name.starts_with(&start) && !["-wal", "-shm", "-journal"].iter().any(|end| name.ends_with(end))
+        })
+        .map(|entry| entry.path())
+        .collect();
+    found.sort();
+    found
 }
 
 #[cfg(test)]

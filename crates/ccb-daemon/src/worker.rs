@@ -23,10 +23,10 @@ use crate::door::Door;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
 use crate::life::{Unsettled, idle_exit};
-use crate::lock::Lock;
+use crate::lock::{Claim, Ground};
 use crate::mount::Mounts;
 use crate::record::{Record, heartbeat, last_end};
-use crate::store::Store;
+use crate::succession::{Keepsakes, finish_hand_overs, open_store, take_locks};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
@@ -52,8 +52,13 @@ fn write_panics(files: &Arc<Files>) {
 
 /// Serves until the end, and returns the exit code for the keeper.
 async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
-    let lock = Arc::new(take_lock(&files).await?);
-    let mut store = Store::open(&files.path(file::STORE))?;
+    let Some((lock, claim)) = take_locks(&files).await? else {
+        let (path, pid) = (files.path(file::WORKER_LOCK), std::process::id());
+        say(&format!("error: another worker of this project has `{}`, and worker {pid} gives way", path.display()));
+        return Ok(crate::keeper::GIVES_WAY);
+    };
+    let (mut store, notes) = open_store(&files)?;
+    let ground = Arc::new(Ground::of(lock, files.path(file::STORE))?);
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
     store.set_meta("generation", &generation.to_string())?;
@@ -65,7 +70,9 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
 
     let (effects_in, effects) = unbounded_channel();
     let (news_in, news) = unbounded_channel();
-    let engine = Engine::start(store, policy(), clock, Outlets { effects: effects_in, news: news_in })?;
+    let (leave, leaving) = unbounded_channel();
+    let outlets = Outlets { effects: effects_in, news: news_in, leave };
+    let engine = Engine::start(store, ground.clone(), policy(), clock, outlets)?;
     let agents = Agents::new(engine.clone());
     let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
     let door = Arc::new(Door {
@@ -73,6 +80,9 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         engine: engine.clone(),
         agents: agents.clone(),
         mounts: mounts.clone(),
+        ground,
+        keepsakes: Keepsakes::default(),
+        notes,
         clock,
         generation,
         started: clock.now(),
@@ -85,17 +95,19 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         connections: AtomicU64::new(0),
         numbers: AtomicU64::new(0),
     });
+    door.keepsakes.look(&files);
     mounts.recover().await;
     let (arm, orders) = unbounded_channel();
     let unsettled = Arc::new(Unsettled::default());
     unsettled.seed(&engine).await;
     tokio::spawn(timers::run(orders, engine.clone(), clock));
-    tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock.clone(), door.clone()));
+    tokio::spawn(perform(effects, agents.clone(), arm.clone(), door.clone()));
+    tokio::spawn(watch_ground(door.clone(), leaving, claim));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
     let record = Record { files: files.clone(), generation, started: clock.now() };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
-    tokio::spawn(replace_keeper(door.clone(), lock));
+    tokio::spawn(replace_keeper(door.clone()));
     tokio::spawn(idle_exit(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
     ready();
@@ -104,11 +116,17 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
-    engine.stop().await;
     if code == crate::keeper::GIVES_WAY {
-        // What is in the home now may be the next worker's.
+        finish_hand_overs(&engine).await;
+        if let Some(store) = engine.stop().await {
+            crate::succession::leave(&door, store).await;
+        }
+        // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
+        // this one ends at once.
+        start_keeper(&door).ok();
         return Ok(code);
     }
+    engine.stop().await;
     crate::files::remove_if_there(&files.path(file::SOCKET))?;
     crate::files::remove_if_there(&files.path(file::STATE))?;
     crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
@@ -116,25 +134,19 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.
-async fn take_lock(files: &Files) -> anyhow::Result<Lock> {
-    for _ in 0..400 {
-        if let Some(lock) = Lock::take(&files.path(file::WORKER_LOCK))? {
-            return Ok(lock);
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    anyhow::bail!("another worker of this project holds `{}`", files.path(file::WORKER_LOCK).display())
-}
-
 /// Says on the standard output, which the keeper reads, that the socket is open.
 fn ready() {
-    use std::io::Write as _;
-    writeln!(std::io::stdout(), "ready").ok();
-    std::io::stdout().flush().ok();
+    say("ready");
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
         rustix::stdio::dup2_stdout(null).ok();
     }
+}
+
+/// Writes a line on the standard output.
+fn say(line: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stdout(), "{line}").ok();
+    std::io::stdout().flush().ok();
 }
 
 fn policy() -> Policy {
@@ -174,13 +186,7 @@ async fn until_stopped(door: &Door) -> anyhow::Result<()> {
 }
 
 /// Brings the engine's effects to the transports and timers.
-async fn perform(
-    mut effects: UnboundedReceiver<Effect>,
-    agents: Agents,
-    arm: UnboundedSender<Arm>,
-    lock: Arc<Lock>,
-    door: Arc<Door>,
-) {
+async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: UnboundedSender<Arm>, door: Arc<Door>) {
     while let Some(effect) = effects.recv().await {
         match effect {
             Effect::Arm { id, timer, at } => drop(arm.send(Arm::At(id, timer, at))),
@@ -196,13 +202,13 @@ async fn perform(
             }
             Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
                 // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.
-                if !lock.is_ours() && !crate::failpoint::sabotaged("fencing") {
+                if let Some(what) = door.ground.lost() {
                     // Taken back, so that the next worker knows that nothing of it has gone out.
                     let why = "askd has lost its lock; the next one takes over".to_owned();
                     let presence = Presence::Starting { why: why.clone() };
                     door.engine.tell(Input::Presence { agent, presence });
                     door.engine.tell(Input::NotHandedOver { id, attempt, why });
-                    door.give_way("its lock file was deleted; the next worker takes over");
+                    door.give_way(&format!("{what}; the next worker takes over"));
                     continue;
                 }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
@@ -233,30 +239,43 @@ async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSend
     }
 }
 
+/// Has this worker give way when the engine or somebody who wants to succeed it has found its ground lost.
+async fn watch_ground(door: Arc<Door>, mut leaving: UnboundedReceiver<String>, claim: Claim) {
+    loop {
+        tokio::select! {
+            Some(why) = leaving.recv() => door.give_way(&why),
+            () = claim.knocked() => door.look_down(),
+        }
+    }
+}
+
 /// Starts a keeper when ours has died: it adopts this worker.
-async fn replace_keeper(door: Arc<Door>, lock: Arc<Lock>) {
+async fn replace_keeper(door: Arc<Door>) {
     loop {
         door.keeper_lost.notified().await;
         if door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some() {
             return;
         }
-        if !lock.is_ours() {
-            return door.give_way("its files were deleted");
+        if let Some(what) = door.ground.lost() {
+            return door.give_way(what);
         }
         log("the keeper is gone; another one is started");
-        let Ok(program) = crate::process::own_program() else { continue };
-        let started = tokio::process::Command::new(program)
-            .arg("--project")
-            .arg(door.files.home().work_dir())
-            .env("CCB_RUN_DIR", door.files.home().root())
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null())
-            .spawn();
-        match started {
+        match start_keeper(&door) {
             // Reaped when it ends; it is not ours to end.
             Ok(mut child) => drop(tokio::spawn(async move { child.wait().await })),
             Err(error) => log(&format!("no keeper could be started: {error}")),
         }
     }
+}
+
+/// Starts a keeper of this project. One that finds another at work ends at once.
+fn start_keeper(door: &Door) -> std::io::Result<tokio::process::Child> {
+    tokio::process::Command::new(crate::process::own_program()?)
+        .arg("--project")
+        .arg(door.files.home().work_dir())
+        .env("CCB_RUN_DIR", door.files.home().root())
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
 }

@@ -135,6 +135,7 @@ fn status_shows_health_and_the_last_end() {
         unsettled: 1,
         accepted: 12,
         last_end: Some("killed by signal 9".into()),
+        notes: vec!["the store was damaged".into()],
         attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
     };
     insta::assert_snapshot!(health(&view), @r#"

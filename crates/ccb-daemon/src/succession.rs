@@ -1,0 +1,194 @@
+//! From one worker to the next: what a worker brings over that has lost its files, and how the next one takes it in.
+//!
+//! A worker whose database was deleted still has it open, with all requests in it. It writes a copy into the home that
+//! the next worker will find, and ends. The next one has waited for its end (see [`Claim`]) and merges the copy before
+//! it looks at anything else: so start-up stays the only way of recovery.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use ccb_core::home::file;
+use ccb_core::request::Stage;
+use tokio::time::Instant;
+
+use crate::door::Door;
+use crate::engine::{Engine, log};
+use crate::files::Files;
+use crate::lock::{Claim, Lock};
+use crate::process::{Identity, Signal};
+use crate::store::{Store, set_aside};
+
+/// How soon a lock or a claim that is held is tried again.
+const RETRY: Duration = Duration::from_millis(5);
+
+/// How long a predecessor that is being killed may hold the lock.
+const LOCK: Duration = Duration::from_secs(2);
+
+/// How long a predecessor may take to bring its requests over.
+const CLAIM: Duration = Duration::from_secs(15);
+
+/// How long a hand-over to an agent that is under way may still take before this worker ends.
+const HAND_OVERS: Duration = Duration::from_secs(2);
+
+/// How long a copy is tried that cannot be written.
+const COPY: Duration = Duration::from_secs(60);
+
+/// How often meanwhile.
+const COPY_RETRY: Duration = Duration::from_millis(200);
+
+/// How long a tmux server may take to open its socket again.
+const SOCKET: Duration = Duration::from_secs(1);
+
+/// What the kernel calls a tmux server.
+const TMUX: &str = "tmux: server";
+
+/// What the names of copies begin and end with.
+const LEFT: (&str, &str) = ("left-", ".db");
+
+/// What else of the home a successor needs to go on with the agents that run: as it last was.
+#[derive(Debug, Default)]
+pub(crate) struct Keepsakes(Mutex<BTreeMap<&'static str, Vec<u8>>>);
+
+impl Keepsakes {
+    /// Looks at the files as they are now. One that cannot be read stays as it was.
+    pub(crate) fn look(&self, files: &Files) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for name in [file::TRUST, crate::keeper::SETTINGS, crate::mount::ENVIRONMENT] {
+            if let Ok(bytes) = std::fs::read(files.path(name)) {
+                kept.insert(name, bytes);
+            }
+        }
+    }
+
+    /// Writes those again that are not there.
+    fn restore(&self, files: &Files) -> std::io::Result<()> {
+        for (name, bytes) in &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+            let path = files.path(name);
+            if !path.exists() {
+                crate::files::write_durable(&path, bytes)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the worker's lock, and then the claim. None if somebody else keeps one of them.
+pub(crate) async fn take_locks(files: &Files) -> anyhow::Result<Option<(Lock, Claim)>> {
+    let lock = until(LOCK, || Lock::take(&files.path(file::WORKER_LOCK))).await?;
+    let Some(lock) = lock else { return Ok(None) };
+    let claim = until(CLAIM, || Claim::take(files.home())).await?;
+    Ok(claim.map(|claim| (lock, claim)))
+}
+
+async fn until<T>(limit: Duration, mut take: impl FnMut() -> std::io::Result<Option<T>>) -> anyhow::Result<Option<T>> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(taken) = take()? {
+            return Ok(Some(taken));
+        }
+        if end <= Instant::now() {
+            return Ok(None);
+        }
+        tokio::time::sleep(RETRY).await;
+    }
+}
+
+/// Opens the store with all that earlier workers have left, and returns it with what users are to be told.
+pub(crate) fn open_store(files: &Files) -> anyhow::Result<(Store, Vec<String>)> {
+    let path = files.path(file::STORE);
+    let mut store = Store::open_or_set_aside(&path)?;
+    let mut notes = store.salvage(&path)?;
+    for left in left_behind(files) {
+        match store.merge(&left) {
+            Ok(brought) => {
+                log(&format!("took in {} of {} requests from `{}`", brought.taken, brought.read, left.display()));
+                crate::files::remove_if_there(&left)?;
+            }
+            // It stays where it is, and is tried again at the next start.
+            Err(error) => notes.push(format!("requests of an earlier askd could not be taken in: {error:#}")),
+        }
+    }
+    Ok((store, notes))
+}
+
+fn left_behind(files: &Files) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(files.path(file::RUN)).into_iter().flatten().flatten();
+    let ours = |name: &str| name.starts_with(LEFT.0) && name.ends_with(LEFT.1);
+    let mut left: Vec<PathBuf> =
+        entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)).map(|entry| entry.path()).collect();
+    left.sort();
+    left
+}
+
+/// Waits until no hand-over to an agent is under way: one that is cut off would leave its request unknown.
+pub(crate) async fn finish_hand_overs(engine: &Engine) {
+    let offering = || {
+        engine.look(|view| view.state.requests.values().any(|request| matches!(request.stage, Stage::Offering { .. })))
+    };
+    let end = Instant::now() + HAND_OVERS;
+    while Instant::now() < end {
+        match tokio::time::timeout_at(end, offering()).await {
+            Ok(Ok(true)) => tokio::time::sleep(RETRY).await,
+            Ok(Ok(false) | Err(_)) | Err(_) => return,
+        }
+    }
+}
+
+/// Brings over what the next worker would not find: the requests, if the database is not at its path any more. A
+/// damaged database is set aside for it.
+pub(crate) async fn leave(door: &Door, mut store: Store) {
+    let (files, ground) = (&door.files, &door.ground);
+    if let Some(damage) = store.damage() {
+        store.abandon();
+        if ground.has_store()
+            && let Err(error) = set_aside(&files.path(file::STORE), &damage)
+        {
+            log(&format!("{error:#}"));
+        }
+        return;
+    }
+    if ground.has_store() {
+        return;
+    }
+    let end = Instant::now() + COPY;
+    while let Err(error) = bring_over(door, &mut store) {
+        log(&format!("the requests cannot be brought over to the next worker: {error:#}"));
+        if end <= Instant::now() {
+            return;
+        }
+        tokio::time::sleep(COPY_RETRY).await;
+    }
+}
+
+fn bring_over(door: &Door, store: &mut Store) -> anyhow::Result<()> {
+    // The home may be gone, or another directory.
+    let files = Files::open(door.files.home().clone())?;
+    door.keepsakes.restore(&files).context("cannot write what the agents need")?;
+    let name = format!("{}{}-{}{}", LEFT.0, door.generation, std::process::id(), LEFT.1);
+    let run = files.path(file::RUN);
+    let (whole, part) = (run.join(&name), run.join(format!("{name}.new")));
+    crate::files::remove_if_there(&part)?;
+    store.copy_to(&part)?;
+    std::fs::rename(&part, &whole).with_context(|| format!("cannot write `{}`", whole.display()))?;
+    std::fs::File::open(&run)?.sync_all()?;
+    log(&format!("the requests are left to the next worker in `{}`", whole.display()));
+    Ok(())
+}
+
+/// Has our own tmux server open its socket again, if that was deleted with the home: without it the panes live and
+/// cannot be reached. The server is the parent of what runs in its panes.
+pub(crate) async fn mend_socket(socket: &Path, panes: impl Iterator<Item = &Identity>) {
+    if socket.exists() {
+        return;
+    }
+    let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(TMUX));
+    for server in servers.collect::<Vec<_>>() {
+        log(&format!("tmux server {} has lost its socket: it is asked to open it again", server.pid));
+        if server.signal(Signal::USR1).unwrap_or(false) {
+            until(SOCKET, || Ok(socket.exists().then_some(()))).await.ok();
+        }
+    }
+}
