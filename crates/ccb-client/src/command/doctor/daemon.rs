@@ -89,6 +89,7 @@ fn daemon(health: &Health, written: &serde_json::Value) -> Vec<Finding> {
     if let Some(end) = &health.last_end {
         findings.push(Finding::note("daemon", format!("the one before it: {end}")));
     }
+    findings.extend(health.notes.iter().map(|note| Finding::note("store", note.as_str())));
     findings
 }
 
@@ -144,6 +145,7 @@ mod tests {
             unsettled: 0,
             accepted: 0,
             last_end: None,
+            notes: Vec::new(),
             attach: None,
         }
     }
