@@ -43,6 +43,8 @@ pub(crate) struct Askd {
     role: &'static str,
     keeper: Keeper,
     autostart: bool,
+    /// Whether nothing may be printed: somebody else has the terminal.
+    quiet: bool,
 }
 
 /// Why there is no connection.
@@ -92,15 +94,20 @@ impl Askd {
         let keeper = Keeper {
             program: program::beside("askd")?,
             work_dir: place.home.work_dir().to_owned(),
-            environment: context.environment.for_keeper(place.run_dir.clone()),
+            environment: context.environment.for_keeper(place.run_dir.clone(), place.ours),
         };
         let autostart = !context.environment.falsy("CCB_ASKD_AUTOSTART");
-        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart })
+        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart, quiet: false })
     }
 
     /// Returns the askd of the project that the current directory is in.
     pub(crate) fn here(context: &Context) -> Result<Self, CliError> {
         Self::of(context, &crate::project::here(context)?, "client")
+    }
+
+    /// Returns the same askd for somebody who must not print.
+    pub(crate) fn quiet(&self) -> Self {
+        Self { quiet: true, ..self.clone() }
     }
 
     /// Connects, to a daemon that is started if there is none.
@@ -228,6 +235,7 @@ impl Askd {
         if !welcome.keeper
             && self.autostart
             && let Err(error) = self.keeper.start_and_go_on()
+            && !self.quiet
         {
             note(&format!("askd has no keeper, and cannot be given one: {error}"));
         }

@@ -86,8 +86,10 @@ pub enum Change<P> {
         /// Who was the owner.
         from: P,
     },
-    /// The session has begun, or has ended.
-    Session,
+    /// The project's own session has begun; it owns the daemon while no instance does.
+    SessionBegan,
+    /// The project's own session has ended.
+    SessionEnded,
 }
 
 impl<P> Default for Ownership<P> {
@@ -160,7 +162,7 @@ impl<P: Clone + PartialEq> Ownership<P> {
     /// A process has ended, or its instance has said that it goes.
     pub fn gone(&mut self, process: &P) -> Change<P> {
         if self.session.take_if(|session| session.process == *process).is_some() {
-            return Change::Session;
+            return Change::SessionEnded;
         }
         if let Some(owner) = self.owner.take_if(|owner| owner.process == *process) {
             let from = owner.process;
@@ -191,7 +193,7 @@ impl<P: Clone + PartialEq> Ownership<P> {
             return Change::Nothing;
         }
         self.session = Some(Instance::new(process, Kind::Session, since, false));
-        Change::Session
+        Change::SessionBegan
     }
 
     fn insert(&mut self, instance: Instance<P>) {
@@ -263,18 +265,18 @@ mod tests {
             ("1 2 3! -1 1 -3", Change::PassedTo { from: 3, to: 2 }, "2 1"),
             ("1 -1", Change::LastGone { from: 1 }, "-"),
             ("1 -2", Change::Nothing, "1"),
-            ("s9", Change::Session, "9"),
+            ("s9", Change::SessionBegan, "9"),
             ("s9 s9", Change::Nothing, "9"),
             ("s9 1", Change::Adopted, "1"),
             ("s9 1 -1", Change::LastGone { from: 1 }, "9"),
-            ("s9 1 -9", Change::Session, "1"),
-            ("s9 -9", Change::Session, "-"),
+            ("s9 1 -9", Change::SessionEnded, "1"),
+            ("s9 -9", Change::SessionEnded, "-"),
             ("1 s9 s8 -1", Change::LastGone { from: 1 }, "8"),
             // After a restart.
             ("1 2 3 r", Change::Nothing, "1 2 3"),
             ("1 2 3 x1 x2 r", Change::PassedTo { from: 1, to: 3 }, "3"),
             ("1 2 x1 x2 r", Change::LastGone { from: 1 }, "-"),
-            ("s9 1 x1 x9 r", Change::Session, "-"),
+            ("s9 1 x1 x9 r", Change::SessionEnded, "-"),
         ];
         for (words, change, end) in table {
             assert_eq!(story(words), (change, end.to_owned()), "{words}");

@@ -15,6 +15,7 @@ use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
 use crate::mount::Mounts;
+use crate::ownership::Owners;
 use crate::server::Connection;
 
 /// How long a connection may take for its handshake.
@@ -33,6 +34,8 @@ pub(crate) struct Door {
     pub(crate) agents: Agents,
     /// What starts and ends them.
     pub(crate) mounts: Arc<Mounts>,
+    /// Whose daemon this is.
+    pub(crate) owners: Arc<Owners>,
     /// The clock.
     pub(crate) clock: Clock,
     /// How many workers this project has had.

@@ -170,6 +170,14 @@ impl Connection {
                 to_value(&wire::Pong { generation: self.door.generation })
             }
             wire::Mount::METHOD => to_value(&self.door.mounts.mount(parameters(params)?).await?),
+            wire::Attach::METHOD => {
+                let wire::Attach { force } = parameters(params)?;
+                to_value(&self.door.owners.attach(self.pid, self.number, &self.out, force).await?)
+            }
+            wire::Detach::METHOD => {
+                self.door.owners.detach(self.pid, self.number).await;
+                to_value(&wire::Done {})
+            }
             wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;
@@ -344,6 +352,7 @@ impl Connection {
             })
             .await?;
         let keeper = door.keeper.load(Ordering::SeqCst);
+        let (owner, attached) = door.owners.view();
         Ok(wire::Health {
             pid: std::process::id(),
             keeper: (keeper != 0).then_some(keeper),
@@ -357,14 +366,18 @@ impl Connection {
             accepted,
             last_end: door.last_end.clone(),
             attach: door.mounts.attach().await,
+            owner,
+            attached,
         })
     }
 
     async fn shutdown(&self, call: wire::Shutdown) -> Result<Value, Refusal> {
+        let why = format!("asked by {}", call.by);
+        self.door.owners.tell_end(&why);
         if call.panes {
             self.door.mounts.unmount().await;
         }
-        self.door.request_stop(&format!("asked by {}", call.by));
+        self.door.request_stop(&why);
         to_value(&wire::Done {})
     }
 
@@ -412,6 +425,7 @@ impl Connection {
         {
             self.door.keeper_lost.notify_one();
         }
+        self.door.owners.disconnected(self.number);
         if let Some(agent) = self.runs.take() {
             self.door.mounts.runner_lost(&agent, self.number);
         }

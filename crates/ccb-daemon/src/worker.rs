@@ -22,9 +22,10 @@ use crate::clock::Clock;
 use crate::door::Door;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
-use crate::life::{Unsettled, idle_exit};
+use crate::life::{Unsettled, end_when_unused};
 use crate::lock::Lock;
 use crate::mount::Mounts;
+use crate::ownership::Owners;
 use crate::record::{Record, heartbeat, last_end};
 use crate::store::Store;
 use crate::timers::{self, Arm};
@@ -67,12 +68,16 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let (news_in, news) = unbounded_channel();
     let engine = Engine::start(store, policy(), clock, Outlets { effects: effects_in, news: news_in })?;
     let agents = Agents::new(engine.clone());
-    let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
+    let (session_in, sessions) = unbounded_channel();
+    let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone(), session_in));
+    let record = Record { files: files.clone(), generation, started: clock.now(), owners: Arc::default() };
+    let owners = Owners::restore(engine.clone(), clock, record.clone()).await;
     let door = Arc::new(Door {
         files: files.clone(),
         engine: engine.clone(),
         agents: agents.clone(),
         mounts: mounts.clone(),
+        owners: owners.clone(),
         clock,
         generation,
         started: clock.now(),
@@ -92,15 +97,16 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(timers::run(orders, engine.clone(), clock));
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock.clone(), door.clone()));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
-    let record = Record { files: files.clone(), generation, started: clock.now() };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone(), lock));
-    tokio::spawn(idle_exit(door.clone(), unsettled));
+    tokio::spawn(owners.clone().follow_sessions(sessions));
+    tokio::spawn(end_when_unused(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
     ready();
 
     until_stopped(&door).await?;
+    owners.close();
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
@@ -249,6 +255,7 @@ async fn replace_keeper(door: Arc<Door>, lock: Arc<Lock>) {
             .arg("--project")
             .arg(door.files.home().work_dir())
             .env("CCB_RUN_DIR", door.files.home().root())
+            .env_remove("CCB_PARENT_PID")
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())

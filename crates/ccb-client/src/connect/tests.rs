@@ -29,7 +29,7 @@ impl World {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let environment = [("PATH".into(), "/usr/bin:/bin".into())].into_iter().collect();
         let keeper = Keeper { program, work_dir: dir.path().to_owned(), environment };
-        Self { dir, askd: Askd { home, caller: None, role: "client", keeper, autostart: true } }
+        Self { dir, askd: Askd { home, caller: None, role: "client", keeper, autostart: true, quiet: false } }
     }
 
     fn socket(&self) -> PathBuf {
