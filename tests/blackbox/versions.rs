@@ -91,6 +91,32 @@ fn a_daemon_that_is_shut_down_while_somebody_waits_loses_nothing() {
 }
 
 #[test]
+fn a_daemon_with_a_live_owner_is_ended_by_nobody_else_unless_forced() {
+    let env = TestEnv::new(Setup::default());
+    let mut owner = env.begin("sleep", &["1000"], "");
+    let pid = owner.pid().to_string();
+    let managed = |command: &mut std::process::Command| {
+        command.env("CCB_PARENT_PID", &pid).env("CCB_MANAGED", "1");
+    };
+    let started = env.begin_with("ccb", &["status", "--json"], "", |command| {
+        managed(command);
+        command
+    });
+    let before = started.end().json();
+    assert_eq!(before["owner"]["pid"].as_u64(), Some(owner.pid().into()), "{before:#}");
+    let refused = env.run("askd", &["--shutdown"], "");
+    assert_eq!(refused.code, Some(1));
+    assert!(refused.out.contains(&format!("it belongs to process {pid}")), "{refused:?}");
+    speaking(&env, NEWER, "ccb", &["ps"]).says(1, &["it belongs to process", "CCB_FORCE_REBIND=1"]);
+    assert_eq!(env.status()["pid"], before["pid"]);
+    let forced = env.begin_with("askd", &["--shutdown"], "", |command| command.env("CCB_FORCE_REBIND", "on"));
+    assert_eq!(forced.end().code, Some(0));
+    assert!(env.processes().iter().all(|(_, line)| !line.contains("askd --worker")), "{:?}", env.processes());
+    assert!(!owner.is_over());
+    env.kill_child(owner);
+}
+
+#[test]
 fn where_nothing_serves_there_is_nothing_to_shut_down() {
     let env = TestEnv::new(Setup::default());
     let _started = env.submit("stub", &[], "ECHO: later");

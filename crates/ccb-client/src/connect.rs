@@ -48,6 +48,8 @@ pub(crate) struct Askd {
     autostart: bool,
     /// Whether `CCB_FORCE_REBIND` is on: what others own is taken over.
     force: bool,
+    /// Whether nothing may be printed: somebody else has the terminal.
+    quiet: bool,
 }
 
 /// Why there is no connection.
@@ -97,16 +99,22 @@ impl Askd {
         let keeper = Keeper {
             program: program::beside("askd")?,
             work_dir: place.home.work_dir().to_owned(),
-            environment: context.environment.for_keeper(place.run_dir.clone()),
+            environment: context.environment.for_keeper(place.run_dir.clone(), place.ours),
         };
         let autostart = !context.environment.falsy("CCB_ASKD_AUTOSTART");
         let force = context.environment.truthy("CCB_FORCE_REBIND");
-        Ok(Self { home: place.home.clone(), caller: place.caller.clone(), role, keeper, autostart, force })
+        let Place { home, caller, .. } = place.clone();
+        Ok(Self { home, caller, role, keeper, autostart, force, quiet: false })
     }
 
     /// Returns the askd of the project that the current directory is in.
     pub(crate) fn here(context: &Context) -> Result<Self, CliError> {
         Self::of(context, &crate::project::here(context)?, "client")
+    }
+
+    /// Returns the same askd for somebody who must not print.
+    pub(crate) fn quiet(&self) -> Self {
+        Self { quiet: true, ..self.clone() }
     }
 
     /// Connects, to a daemon that is started if there is none.
@@ -241,6 +249,7 @@ impl Askd {
         if !welcome.keeper
             && self.autostart
             && let Err(error) = self.keeper.start_and_go_on()
+            && !self.quiet
         {
             note(&format!("askd has no keeper, and cannot be given one: {error}"));
         }

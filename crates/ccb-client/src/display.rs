@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
+use ccb_core::ownership;
 use ccb_core::provider::Provider;
 use ccb_core::request::Kind;
 use ccb_core::time::Time;
-use ccb_core::wire::{AgentView, Explanation, Health, Overview, Replies, RequestView};
+use ccb_core::wire::{AgentView, Explanation, Health, Overview, Replies, RequestView, Who};
 use jiff::tz::TimeZone;
 
 /// Returns `text` without anything that a terminal would obey.
@@ -117,6 +118,13 @@ pub(crate) fn health(health: &Health) -> String {
         rows.push(["  last end", end]);
     }
     rows.extend(health.notes.iter().map(|note| ["  note", note.as_str()]));
+    let owner = owner(health);
+    rows.push(["  owner", &owner]);
+    let others: Vec<String> = health.attached.iter().map(|one| who(one, health.now)).collect();
+    let others = others.join("; ");
+    if !others.is_empty() {
+        rows.push(["  attached", &others]);
+    }
     let attach = health.attach.as_ref().map(|attach| format!("tmux -S {} attach -t {}", attach.socket, attach.session));
     if let Some(attach) = &attach {
         rows.push(["  panes", attach]);
@@ -124,6 +132,24 @@ pub(crate) fn health(health: &Health) -> String {
     let rows: Vec<[String; 2]> = rows.into_iter().map(|row| row.map(str::to_owned)).collect();
     text.push_str(&table(&rows));
     text
+}
+
+/// Says whose life the daemon's life follows.
+fn owner(health: &Health) -> String {
+    match &health.owner {
+        Some(owner) => who(owner, health.now),
+        None => "nobody; askd ends when it is not needed, and the next `ccb` owns it".to_owned(),
+    }
+}
+
+/// Returns an owner or an instance as people read it.
+pub(crate) fn who(who: &Who, now: Time) -> String {
+    let what = match who.kind {
+        ownership::Kind::Launcher => "ccb",
+        ownership::Kind::Parent => "the process named by CCB_PARENT_PID",
+        ownership::Kind::Session => "the agents' own terminal session",
+    };
+    format!("{what}, pid {}, for {}", who.pid, span(now.since(who.since)))
 }
 
 /// Returns what `ccb explain` shows.

@@ -49,9 +49,14 @@ impl Environment {
 
     /// Returns what the keeper starts with: nothing that belongs to one caller.
     ///
-    /// `run_dir` is the home that `CCB_RUN_DIR` names, if it is this project's.
-    pub(crate) fn for_keeper(&self, run_dir: Option<OsString>) -> BTreeMap<OsString, OsString> {
-        let dropped = ["CCB_CALLER", "CCB_REQ_ID", "CCB_RUN_DIR"];
+    /// `run_dir` is the home that `CCB_RUN_DIR` names, if it is this project's; `parent` is whether the process that
+    /// `CCB_PARENT_PID` names is this project's.
+    pub(crate) fn for_keeper(&self, run_dir: Option<OsString>, parent: bool) -> BTreeMap<OsString, OsString> {
+        let dropped: &[&str] = if parent {
+            &["CCB_CALLER", "CCB_REQ_ID", "CCB_RUN_DIR"]
+        } else {
+            &["CCB_CALLER", "CCB_MANAGED", "CCB_PARENT_PID", "CCB_REQ_ID", "CCB_RUN_DIR"]
+        };
         let wanted = |name: &str| {
             matches!(name, "HOME" | "PATH" | "USER" | "LOGNAME" | "SHELL" | "LANG" | "TMPDIR" | "TZ" | "TERM")
                 || name.starts_with("LC_")
@@ -105,6 +110,8 @@ mod tests {
             "_",
             "CCB_WATCHDOG_INTERVAL_S",
             "CCB_CALLER",
+            "CCB_MANAGED",
+            "CCB_PARENT_PID",
             "CCB_REQ_ID",
             "CCB_RUN_DIR",
             "LD_PRELOAD",
@@ -114,12 +121,14 @@ mod tests {
 
     #[test]
     fn the_keeper_gets_nothing_that_belongs_to_one_caller() {
-        let names = |run_dir: Option<&str>| {
-            let kept = environment().for_keeper(run_dir.map(Into::into));
+        let names = |run_dir: Option<&str>, parent: bool| {
+            let kept = environment().for_keeper(run_dir.map(Into::into), parent);
             kept.into_keys().map(|name| name.into_string().unwrap()).collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(names(None), "CCB_WATCHDOG_INTERVAL_S HOME LC_ALL PATH TERM XDG_STATE_HOME");
-        assert_eq!(names(Some("/r")), "CCB_RUN_DIR CCB_WATCHDOG_INTERVAL_S HOME LC_ALL PATH TERM XDG_STATE_HOME");
+        let always = "CCB_WATCHDOG_INTERVAL_S HOME LC_ALL PATH TERM XDG_STATE_HOME";
+        assert_eq!(names(None, false), always);
+        assert_eq!(names(Some("/r"), false), format!("CCB_RUN_DIR {always}"));
+        assert_eq!(names(None, true), format!("CCB_MANAGED CCB_PARENT_PID {always}"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod connection;
 mod display;
 mod environment;
 mod error;
+mod instance;
 mod keeper;
 mod output;
 mod pane;

@@ -26,6 +26,8 @@ pub(crate) struct Place {
     pub(crate) run_dir: Option<OsString>,
     /// Who calls, by `CCB_CALLER`: a name in the project whose home the environment names, and in no other.
     pub(crate) caller: Option<String>,
+    /// Whether the environment speaks of this project: then the process that `CCB_PARENT_PID` names may own askd.
+    pub(crate) ours: bool,
 }
 
 /// The stamp in a home: whose it is.
@@ -80,17 +82,18 @@ pub(crate) fn place(context: &Context, work_dir: &Path) -> Result<Place, CliErro
     let home = Home::new(&state_dir(&context.environment)?, work_dir);
     let caller = context.environment.text("CCB_CALLER").filter(|caller| *caller != "manual").map(str::to_owned);
     let Some(named) = context.environment.raw("CCB_RUN_DIR") else {
-        return Ok(Place { home, run_dir: None, caller });
+        return Ok(Place { home, run_dir: None, caller, ours: true });
     };
     let named = home::normalise(&context.cwd.join(named));
     if named == home.root() {
-        return Ok(Place { home, run_dir: None, caller });
+        return Ok(Place { home, run_dir: None, caller, ours: true });
     }
     if stamp(&named).is_some_and(|stamp| stamp.project == home.project()) {
-        return Ok(Place { home: Home::at(&named, work_dir), run_dir: Some(named.into()), caller });
+        return Ok(Place { home: Home::at(&named, work_dir), run_dir: Some(named.into()), caller, ours: true });
     }
-    note(&format!("CCB_RUN_DIR is ignored: {} is not the home of this project", named.display()));
-    Ok(Place { home, run_dir: None, caller: None })
+    let parent = context.environment.raw("CCB_PARENT_PID").map_or("", |_| ", and so is CCB_PARENT_PID");
+    note(&format!("CCB_RUN_DIR is ignored{parent}: {} is not the home of this project", named.display()));
+    Ok(Place { home, run_dir: None, caller: None, ours: false })
 }
 
 fn stamp(root: &Path) -> Option<Stamp> {
@@ -177,12 +180,14 @@ mod tests {
         fs::create_dir(&other).unwrap();
         let context = world.context("user/p", &[("CCB_RUN_DIR", other.to_str().unwrap())]);
         let default = here(&world.context("user/p", &[])).unwrap();
-        assert_eq!(here(&context).unwrap(), default);
+        let ignored = Place { ours: false, ..default.clone() };
+        assert_eq!(here(&context).unwrap(), ignored);
         fs::write(other.join("project.json"), r#"{"project":"0","work_dir":"/x"}"#).unwrap();
-        assert_eq!(here(&context).unwrap(), default);
+        assert_eq!(here(&context).unwrap(), ignored);
         let stamp = format!(r#"{{"project":"{}","work_dir":"/x"}}"#, default.home.project());
         fs::write(other.join("project.json"), stamp).unwrap();
         let named = here(&context).unwrap();
+        assert!(named.ours);
         assert_eq!((named.home.root(), named.run_dir), (other.as_path(), Some(other.clone().into())));
     }
 }

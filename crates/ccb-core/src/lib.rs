@@ -10,6 +10,7 @@ pub mod input;
 pub mod instructions;
 pub mod marker;
 pub mod outcome;
+pub mod ownership;
 pub mod paste;
 pub mod prompt;
 pub mod provider;

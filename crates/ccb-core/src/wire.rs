@@ -1,7 +1,8 @@
 //! What is said over askd's socket: JSON-RPC 2.0, one object a line.
 //!
 //! A [`Call`] ties a method to its answer. While a `wait` is open, its caller gets [`Progress`] notices
-//! (method `progress`); a pane's runner gets [`Order`] notices (method `order`).
+//! (method `progress`); a pane's runner gets [`Order`] notices (method `order`); an instance that has attached gets
+//! [`Owned`] notices (method `ownership`).
 
 use std::collections::BTreeMap;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::id::{AgentName, RequestId};
+use crate::ownership;
 use crate::request::{Evidence, Kind, Settlement};
 use crate::time::Time;
 
@@ -146,6 +148,13 @@ calls! {
         /// Whether the agents go on in the sessions in which they were last (`-r`).
         resume: bool,
     }
+    /// Makes the calling process an instance of the project: it owns the daemon, or is attached to it.
+    Attach("attach") -> Attached {
+        /// Whether it takes the ownership from a living owner.
+        force: bool,
+    }
+    /// Says that the calling process is no instance any more.
+    Detach("detach") -> Done {}
     /// Ends panes, agents and the daemon, in this order.
     Shutdown("shutdown") -> Done {
         /// Whether the panes end too.
@@ -336,7 +345,57 @@ pub struct Health {
     #[serde(default)]
     pub notes: Vec<String>,
     /// The terminal session that shows the agents, if it is ours.
-    pub attach: Option<Attach>,
+    pub attach: Option<Session>,
+    /// Who owns the daemon, if anybody does.
+    #[serde(default)]
+    pub owner: Option<Who>,
+    /// The other instances, in the order of their coming.
+    #[serde(default)]
+    pub attached: Vec<Who>,
+}
+
+/// An owner or an instance, as users see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its process id.
+    pub pid: u32,
+    /// What it is.
+    pub kind: ownership::Kind,
+    /// When it came.
+    pub since: Time,
+}
+
+/// The answer to [`Attach`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// Who owns the daemon now.
+    pub owner: Option<Who>,
+    /// Whether that is the caller.
+    pub you_own: bool,
+    /// From whom the caller has taken it by force, if from anybody.
+    pub forced_from: Option<u32>,
+}
+
+/// What an attached instance is told (notice `ownership`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "event")]
+pub enum Owned {
+    /// Another owns the daemon now.
+    Changed {
+        /// Who owns it.
+        owner: Option<Who>,
+        /// Whether that is the one who is told.
+        you_own: bool,
+        /// Whether it was taken from the one who is told, by force.
+        forced_out: bool,
+        /// Why, in words.
+        why: String,
+    },
+    /// Somebody wants the daemon to end: it is not to be started again.
+    Stopping {
+        /// Why, in words.
+        why: String,
+    },
 }
 
 /// The answer to [`Explain`].
@@ -372,9 +431,9 @@ pub enum Host {
     },
 }
 
-/// How to attach to the project's own tmux server.
+/// The session in the project's own tmux server, which shows its agents.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Attach {
+pub struct Session {
     /// The server's socket.
     pub socket: String,
     /// The session.
@@ -382,16 +441,28 @@ pub struct Attach {
 }
 
 /// The answer to [`Mount`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mounted {
     /// How to see the panes, if they are in a server of the project's own.
-    pub attach: Option<Attach>,
+    pub attach: Option<Session>,
+    /// A pane that shows one of them, if they are in a tmux server of the user's.
+    #[serde(default)]
+    pub beside: Option<Beside>,
     /// The agents that were started now.
     pub started: Vec<AgentName>,
     /// The agents that were running already.
     pub running: Vec<AgentName>,
     /// What the user should know, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// A pane in a tmux server of the user's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Beside {
+    /// The server's socket.
+    pub socket: String,
+    /// The pane.
+    pub pane: String,
 }
 
 /// What a pane's runner starts.
@@ -682,6 +753,29 @@ mod tests {
         let earlier = r#"{"jsonrpc":"2.0","id":1,"method":"shutdown","params":{"panes":true,"by":"x"}}"#;
         let shutdown: Shutdown = serde_json::from_value(parse_call(earlier).unwrap().params).unwrap();
         assert!(!shutdown.unless_owned);
+    }
+
+    #[test]
+    fn owners_and_instances_are_told_in_lines() {
+        let who = Who { pid: 7, kind: ownership::Kind::Launcher, since: Time(5) };
+        insta::assert_snapshot!(call_line(1, &Attach { force: true }), @r#"{"id":1,"jsonrpc":"2.0","method":"attach","params":{"force":true}}"#);
+        insta::assert_snapshot!(call_line(2, &Detach {}), @r#"{"id":2,"jsonrpc":"2.0","method":"detach","params":{}}"#);
+        let attached = Attached { owner: Some(who.clone()), you_own: true, forced_from: Some(6) };
+        insta::assert_snapshot!(serde_json::to_string(&attached).unwrap(), @r#"{"owner":{"pid":7,"kind":"launcher","since":5},"you_own":true,"forced_from":6}"#);
+        let owned = Owned::Changed { owner: Some(who), you_own: false, forced_out: true, why: "by force".into() };
+        insta::assert_snapshot!(notice_line("ownership", &owned), @r#"{"jsonrpc":"2.0","method":"ownership","params":{"event":"changed","forced_out":true,"owner":{"kind":"launcher","pid":7,"since":5},"why":"by force","you_own":false}}"#);
+        let stopping = Owned::Stopping { why: "asked by ccb kill".into() };
+        insta::assert_snapshot!(notice_line("ownership", &stopping), @r#"{"jsonrpc":"2.0","method":"ownership","params":{"event":"stopping","why":"asked by ccb kill"}}"#);
+    }
+
+    #[test]
+    fn a_health_told_by_an_earlier_version_has_no_owner() {
+        let earlier = r#"{"pid":1,"keeper":null,"version":"0.1.0","generation":1,"started":1,"now":2,"work_dir":"/p",
+            "home":"/h","unsettled":0,"accepted":0,"last_end":null,"attach":{"socket":"/s","session":"ccb"}}"#;
+        let health: Health = serde_json::from_str(earlier).unwrap();
+        assert_eq!((health.owner, health.attached), (None, Vec::new()));
+        let earlier = r#"{"attach":null,"started":[],"running":[],"notes":[]}"#;
+        assert_eq!(serde_json::from_str::<Mounted>(earlier).unwrap().beside, None);
     }
 
     #[test]

@@ -16,6 +16,7 @@ use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
 use crate::lock::Ground;
 use crate::mount::Mounts;
+use crate::ownership::Owners;
 use crate::server::Connection;
 use crate::succession::Keepsakes;
 
@@ -41,6 +42,8 @@ pub(crate) struct Door {
     pub(crate) keepsakes: Keepsakes,
     /// What `ccb status` tells of the store.
     pub(crate) notes: Vec<String>,
+    /// Whose daemon this is.
+    pub(crate) owners: Arc<Owners>,
     /// The clock.
     pub(crate) clock: Clock,
     /// How many workers this project has had.
@@ -103,6 +106,9 @@ impl Door {
     /// Who asks for the end of a daemon without another in its place (`caller`) is not held up by agents: they find
     /// the next one.
     pub(crate) async fn needed(&self, caller: Option<u32>) -> Option<String> {
+        if let Some(owner) = self.owners.held_against(caller) {
+            return Some(format!("it belongs to process {owner}, which is alive"));
+        }
         (caller.is_none() && self.mounts.has_panes().await).then(|| "its agents run".to_owned())
     }
 

@@ -71,7 +71,8 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     rustix::stdio::dup2_stderr(files.log()?)?;
     let signals = Signals::new()?;
     let settings = settings(&files)?;
-    let mut keeper = Keeper { files, lock, signals, settings, short_lives: 0, reported: false, replacing: false };
+    let mut keeper =
+        Keeper { files, lock, signals, settings, short_lives: 0, reported: false, replacing: false, served: false };
     keeper.keep()
 }
 
@@ -115,6 +116,8 @@ struct Keeper {
     reported: bool,
     /// Whether the worker was told to end so that another one takes its place.
     replacing: bool,
+    /// Whether there has been a worker already: `CCB_PARENT_PID` is for the first one, and the store has it then.
+    served: bool,
 }
 
 /// The worker as the keeper has it.
@@ -166,6 +169,7 @@ impl Keeper {
                     }
                 },
             };
+            self.served = true;
             self.say(&format!("ready {}", worker.identity.pid));
             // One that is left sees the end of our pings, and starts a keeper that adopts it.
             let Watched::Ended { stopping } = self.watch(&mut worker)? else { return Ok(ExitCode::SUCCESS) };
@@ -246,7 +250,11 @@ impl Keeper {
 
     fn start(&self) -> anyhow::Result<Worker> {
         let program = crate::process::own_program().context("where is askd?")?;
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        if self.served {
+            command.env_remove("CCB_PARENT_PID");
+        }
+        let mut child = command
             .arg("--worker")
             .arg("--project")
             .arg(self.files.home().work_dir())

@@ -16,6 +16,7 @@ mod keeper;
 mod life;
 mod lock;
 mod mount;
+mod ownership;
 pub mod paste;
 pub mod process;
 mod record;

@@ -17,7 +17,9 @@ use ccb_core::id::{AgentName, nearest};
 use ccb_core::provider::{Provider, Rung};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
-use ccb_core::wire::{Attach, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, ServerSpec};
+use ccb_core::wire::{
+    Beside, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, ServerSpec, Session,
+};
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -32,6 +34,10 @@ use crate::tmux::{self, Server, Side};
 use crate::transport::claude::launch::{Extras, Launch};
 use crate::transport::{Line, Task, claude, codex, watched};
 
+mod terminals;
+
+use terminals::Terminals;
+
 /// The session's name in a tmux server of our own.
 const SESSION: &str = "ccb";
 
@@ -44,9 +50,6 @@ const BREAKER: usize = 5;
 
 /// The size (bytes) of the largest configuration.
 const CONFIG_LIMIT: u64 = 1 << 20;
-
-/// How long a tmux server may take to accept a connection before it counts as busy.
-const REACH: Duration = Duration::from_secs(1);
 
 /// How long a tmux server may take to end after its first pane has.
 const DYING: Duration = Duration::from_millis(300);
@@ -79,16 +82,15 @@ pub(crate) struct Mounts {
     opening: tokio::sync::Mutex<()>,
     /// When each agent's pane was last started, for the breaker.
     starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
-    /// The tmux server that each agent's pane was opened in, and those of them that are known to have died without
-    /// an order: another may serve under the same name by the time the second of its panes tells its end.
-    terminals: std::sync::Mutex<(BTreeMap<AgentName, Identity>, Vec<Identity>)>,
+    /// The tmux servers of the panes.
+    terminals: Terminals,
     /// Told when an agent's runner has died.
     pub(crate) runner_gone: Notify,
 }
 
 impl Mounts {
-    /// Returns mounts with nothing in them.
-    pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents) -> Self {
+    /// Returns mounts with nothing in them. A tmux server of the project's own is told to `own`.
+    pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents, own: UnboundedSender<Identity>) -> Self {
         let kept = Kept { agents: Vec::new(), host: Host::Own, auto_agents: BTreeSet::new(), running: BTreeMap::new() };
         Self {
             files,
@@ -97,7 +99,7 @@ impl Mounts {
             kept: tokio::sync::Mutex::new(kept),
             opening: tokio::sync::Mutex::default(),
             starts: std::sync::Mutex::default(),
-            terminals: std::sync::Mutex::default(),
+            terminals: Terminals::new(own),
             runner_gone: Notify::new(),
         }
     }
@@ -229,7 +231,7 @@ impl Mounts {
             }
         }
         self.configure(&config).await?;
-        let mut mounted = Mounted { attach: None, started: Vec::new(), running: Vec::new(), notes: Vec::new() };
+        let mut mounted = Mounted::default();
         for agent in wanted {
             let reported = self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some());
             if reported || self.is_running(&agent.name).await {
@@ -251,6 +253,7 @@ impl Mounts {
             list.push(agent.name);
         }
         mounted.attach = self.attach().await;
+        mounted.beside = self.beside(&mounted.running).await;
         Ok(mounted)
     }
 
@@ -416,7 +419,7 @@ impl Mounts {
             server.tiled(&pane.pins.pane).await.ok();
         }
         server.label(&pane.pins.pane, agent.as_str()).await.ok();
-        self.terminals().0.insert(agent.clone(), pane.pins.server);
+        self.terminals.opened(agent, pane.pins.server, &host);
         let runner = pane.pins.process;
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
@@ -601,42 +604,6 @@ impl Mounts {
         self.agents.task(agent, Task::Runner(event));
     }
 
-    fn terminals(&self) -> std::sync::MutexGuard<'_, (BTreeMap<AgentName, Identity>, Vec<Identity>)> {
-        self.terminals.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Whether the tmux server of an agent's pane, if it is our own, died without an order to end.
-    async fn terminal_died(&self, agent: &AgentName, patience: Duration) -> bool {
-        let terminal = self.terminals().0.get(agent).cloned();
-        let is_known = || terminal.as_ref().is_some_and(|terminal| self.terminals().1.contains(terminal));
-        if is_known() {
-            return true;
-        }
-        // A server that is just being killed takes its panes with it before its socket.
-        if let Some(terminal) = &terminal {
-            tokio::time::timeout(patience, terminal.ended()).await.ok();
-        }
-        let deserted = self.socket_is_deserted().await;
-        // Another may have told so meanwhile, and have made the server that has just answered.
-        let died = deserted || is_known();
-        if deserted {
-            self.terminals().1.extend(terminal);
-        }
-        died
-    }
-
-    /// Whether our own tmux server has left its socket behind, which an orderly end removes.
-    async fn socket_is_deserted(&self) -> bool {
-        let Ok(server) = self.server().await else { return false };
-        let own = matches!(self.kept.lock().await.host, Host::Own);
-        if !own || !server.socket().exists() {
-            return false;
-        }
-        let reached = tokio::time::timeout(REACH, tokio::net::UnixStream::connect(server.socket())).await;
-        // One that is only too busy has not died.
-        reached.is_ok_and(|reached| reached.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock))
-    }
-
     /// A runner's connection is over: if it died, all that it ran is over too, and the agent comes back.
     pub(crate) fn runner_lost(self: &Arc<Self>, agent: &AgentName, connection: u64) {
         let identity = {
@@ -745,14 +712,29 @@ impl Mounts {
         }
     }
 
+    /// Returns whether any agent is to run, though its runner may not have reported yet, or is just coming back.
+    pub(crate) async fn wanted_alive(&self) -> bool {
+        self.alive() || !self.kept.lock().await.running.is_empty()
+    }
+
+    /// Returns the pane of the first of these agents, if they are in a tmux server of the user's.
+    async fn beside(&self, running: &[AgentName]) -> Option<Beside> {
+        if matches!(self.kept.lock().await.host, Host::Own) {
+            return None;
+        }
+        let table = self.agents.lock();
+        let mut panes = running.iter().filter_map(|agent| table.get(agent)?.runner.as_ref()?.pane.clone());
+        panes.next().map(|(socket, pane)| Beside { socket, pane })
+    }
+
     /// Returns how to attach to our own tmux server, if it runs.
-    pub(crate) async fn attach(&self) -> Option<Attach> {
+    pub(crate) async fn attach(&self) -> Option<Session> {
         if !matches!(self.kept.lock().await.host, Host::Own) {
             return None;
         }
         let server = self.server().await.ok()?;
         let there = server.has_session(SESSION).await.unwrap_or(false);
-        there.then(|| Attach { socket: server.socket().display().to_string(), session: SESSION.into() })
+        there.then(|| Session { socket: server.socket().display().to_string(), session: SESSION.into() })
     }
 }
 

@@ -37,10 +37,15 @@ struct Stat {
 impl Identity {
     /// Returns the identity of the process that has this number now; none if there is none.
     ///
-    /// A zombie has an identity, but [is not alive](Self::is_alive).
+    /// A zombie has an identity, but [is not alive](Self::is_alive). One that we may not look at is alive; that its
+    /// number is not reused cannot be told then but by [watching](Self::watch) it.
     pub fn of(pid: u32) -> Option<Self> {
-        let stat = system::stat(pid)?;
-        Some(Self { pid, start: stat.start, boot: system::boot().to_owned() })
+        let start = match system::stat(pid) {
+            Some(stat) => stat.start,
+            None if exists(pid) => 0,
+            None => return None,
+        };
+        Some(Self { pid, start, boot: system::boot().to_owned() })
     }
 
     /// Returns the identity of this process.
@@ -70,7 +75,7 @@ impl Identity {
     pub fn watch(&self) -> io::Result<OwnedFd> {
         let opened = system::open(number(self.pid)?)?;
         // Verified after opening: if the number is still this process now, it was so when it was opened.
-        if self.stat().is_none() {
+        if self.stat().is_none() && !self.is_alive() {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", self.pid)));
         }
         Ok(opened)

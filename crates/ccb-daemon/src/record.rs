@@ -1,6 +1,6 @@
 //! What the home says of this worker: `askd.json`, `askd.last.json`, and their heartbeat.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccb_core::home::file;
 use ccb_core::settings::heartbeat_interval;
@@ -17,17 +17,26 @@ pub(crate) struct Record {
     pub(crate) files: Arc<Files>,
     pub(crate) generation: u64,
     pub(crate) started: Time,
+    /// The owner's pid, and the pids of the attached.
+    pub(crate) owners: Arc<Mutex<(Option<u32>, Vec<u32>)>>,
 }
 
 impl Record {
+    /// Returns what is shown of owner and attached.
+    pub(crate) fn shown(&self) -> MutexGuard<'_, (Option<u32>, Vec<u32>)> {
+        self.owners.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(crate) fn write(&self, status: &str, reason: Option<&str>) -> std::io::Result<()> {
         let now = crate::clock::wall();
         let work_dir = self.files.home().work_dir();
         let stopped = (status == "stopped").then_some(now);
+        let (parent, attached) = self.shown().clone();
+        let managed = parent.is_some();
         let last = json!({
             "status": status, "pid": std::process::id(), "started_at": self.started, "heartbeat_at": now,
             "stopped_at": stopped, "exit_reason": reason, "exit_code": stopped.map(|_| 0), "signal": null,
-            "generation": self.generation, "work_dir": work_dir, "parent_pid": null, "managed": false,
+            "generation": self.generation, "work_dir": work_dir, "parent_pid": parent, "managed": managed,
         });
         self.files.write(file::LAST, &format!("{last}\n"))?;
         if stopped.is_some() {
@@ -35,7 +44,8 @@ impl Record {
         }
         let state = json!({
             "pid": std::process::id(), "host": null, "connect_host": null, "port": null, "token": null,
-            "started_at": self.started, "parent_pid": null, "managed": false, "work_dir": work_dir,
+            "started_at": self.started, "parent_pid": parent, "managed": managed, "work_dir": work_dir,
+            "attached": attached,
             "socket": self.files.path(file::SOCKET), "version": env!("CARGO_PKG_VERSION"),
             "protocol": ccb_core::wire::PROTOCOL, "generation": self.generation,
         });

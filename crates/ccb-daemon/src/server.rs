@@ -217,6 +217,14 @@ impl Connection {
                 self.door.keepsakes.look(&self.door.files);
                 to_value(&mounted)
             }
+            wire::Attach::METHOD => {
+                let wire::Attach { force } = parameters(params)?;
+                to_value(&self.door.owners.attach(self.pid, self.number, &self.out, force).await?)
+            }
+            wire::Detach::METHOD => {
+                self.door.owners.detach(self.pid, self.number).await;
+                to_value(&wire::Done {})
+            }
             wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;
@@ -391,6 +399,7 @@ impl Connection {
             })
             .await?;
         let keeper = door.keeper.load(Ordering::SeqCst);
+        let (owner, attached) = door.owners.view();
         Ok(wire::Health {
             pid: std::process::id(),
             keeper: (keeper != 0).then_some(keeper),
@@ -405,6 +414,8 @@ impl Connection {
             last_end: door.last_end.clone(),
             notes: door.notes.clone(),
             attach: door.mounts.attach().await,
+            owner,
+            attached,
         })
     }
 
@@ -415,10 +426,12 @@ impl Connection {
             let refusal = Refusal::new(Code::Owned, format!("askd is not ended: {why}"));
             return Err(refusal.hint("`ccb kill` ends everything; CCB_FORCE_REBIND=1 ends askd all the same"));
         }
+        let why = format!("asked by {}", call.by);
+        self.door.owners.tell_end(&why);
         if call.panes {
             self.door.mounts.unmount().await;
         }
-        self.door.request_stop(&format!("asked by {}", call.by));
+        self.door.request_stop(&why);
         to_value(&wire::Done {})
     }
 
@@ -466,6 +479,7 @@ impl Connection {
         {
             self.door.keeper_lost.notify_one();
         }
+        self.door.owners.disconnected(self.number);
         if let Some(agent) = self.runs.take() {
             self.door.mounts.runner_lost(&agent, self.number);
         }

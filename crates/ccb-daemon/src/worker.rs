@@ -22,9 +22,10 @@ use crate::clock::Clock;
 use crate::door::Door;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
-use crate::life::{Unsettled, idle_exit};
+use crate::life::{Unsettled, end_when_unused};
 use crate::lock::{Claim, Ground};
 use crate::mount::Mounts;
+use crate::ownership::Owners;
 use crate::record::{Record, heartbeat, last_end};
 use crate::succession::{Keepsakes, finish_hand_overs, open_store, take_locks};
 use crate::timers::{self, Arm};
@@ -74,7 +75,10 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let outlets = Outlets { effects: effects_in, news: news_in, leave };
     let engine = Engine::start(store, ground.clone(), policy(), clock, outlets)?;
     let agents = Agents::new(engine.clone());
-    let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
+    let (session_in, sessions) = unbounded_channel();
+    let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone(), session_in));
+    let record = Record { files: files.clone(), generation, started: clock.now(), owners: Arc::default() };
+    let owners = Owners::restore(engine.clone(), clock, record.clone()).await;
     let door = Arc::new(Door {
         files: files.clone(),
         engine: engine.clone(),
@@ -83,6 +87,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         ground,
         keepsakes: Keepsakes::default(),
         notes,
+        owners: owners.clone(),
         clock,
         generation,
         started: clock.now(),
@@ -104,15 +109,16 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), door.clone()));
     tokio::spawn(watch_ground(door.clone(), leaving, claim));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
-    let record = Record { files: files.clone(), generation, started: clock.now() };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone()));
-    tokio::spawn(idle_exit(door.clone(), unsettled));
+    tokio::spawn(owners.clone().follow_sessions(sessions));
+    tokio::spawn(end_when_unused(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
     ready();
 
     until_stopped(&door).await?;
+    owners.close();
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
@@ -274,6 +280,7 @@ fn start_keeper(door: &Door) -> std::io::Result<tokio::process::Child> {
         .arg("--project")
         .arg(door.files.home().work_dir())
         .env("CCB_RUN_DIR", door.files.home().root())
+        .env_remove("CCB_PARENT_PID")
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())

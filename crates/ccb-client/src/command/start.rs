@@ -6,7 +6,7 @@ use std::time::Duration;
 use ccb_core::config::{AgentConfig, Config};
 use ccb_core::id::{AgentName, nearest};
 use ccb_core::provider::TABLE;
-use ccb_core::wire::{Host, Mount, Mounted};
+use ccb_core::wire::{Beside, Host, Mount, Mounted};
 
 use super::{attach, trust};
 use crate::connect::Askd;
@@ -57,6 +57,18 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     let host = host(&context.environment);
     let env = context.environment.for_agents();
     let mount = Mount { agents, host, env, auto: options.auto, resume: options.resume };
+    let shows = mount.host == Host::Own && !options.detach && !options.json && io::stdout().is_terminal();
+    if shows {
+        return attach::with_instance(context, &askd, || {
+            let mounted = askd.call_within(&mount, MOUNT_LIMIT)?;
+            mounted.notes.iter().for_each(|text| note(text));
+            output::print(&told(&mounted))?;
+            if let Some(beside) = &mounted.beside {
+                output::print(&elsewhere(beside))?;
+            }
+            Ok(mounted.attach)
+        });
+    }
     let mounted = askd.call_within(&mount, MOUNT_LIMIT)?;
     if options.json {
         output::print_json(&mounted)?;
@@ -64,13 +76,32 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     }
     mounted.notes.iter().for_each(|text| note(text));
     output::print(&told(&mounted))?;
-    match &mounted.attach {
-        Some(attach) if mount.host == Host::Own && !options.detach && io::stdout().is_terminal() => {
-            Err(attach::become_tmux(attach))
+    match (&mounted.attach, &mounted.beside) {
+        (Some(_), _) => drop(output::print("`ccb attach` shows the agents")?),
+        (None, Some(beside)) if is_here(&mount.host, beside) && !options.detach => {
+            // What runs already is gone to; what was just opened is in sight.
+            if mounted.started.is_empty() {
+                attach::focus(beside)?;
+            }
         }
-        Some(_) => output::print("`ccb attach` shows the agents").map(|_| exit::OK),
-        None => Ok(exit::OK),
+        (None, Some(beside)) => drop(output::print(&elsewhere(beside))?),
+        (None, None) => {}
     }
+    Ok(exit::OK)
+}
+
+/// Returns whether a pane is in the tmux server that we are in.
+fn is_here(host: &Host, beside: &Beside) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    match host {
+        Host::Window { socket, .. } => real(socket) == real(&beside.socket),
+        Host::Own => false,
+    }
+}
+
+/// Says where panes are that cannot be shown here.
+fn elsewhere(beside: &Beside) -> String {
+    format!("the agents are in pane {} of another tmux: `tmux -S {} attach` shows it", beside.pane, beside.socket)
 }
 
 /// Returns the words of a list that commas and blanks separate.

@@ -29,7 +29,8 @@ impl World {
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
         let environment = [("PATH".into(), "/usr/bin:/bin".into())].into_iter().collect();
         let keeper = Keeper { program, work_dir: dir.path().to_owned(), environment };
-        Self { dir, askd: Askd { home, caller: None, role: "client", keeper, autostart: true, force: false } }
+        let askd = Askd { home, caller: None, role: "client", keeper, autostart: true, force: false, quiet: false };
+        Self { dir, askd }
     }
 
     fn socket(&self) -> PathBuf {

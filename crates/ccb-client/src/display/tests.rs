@@ -2,8 +2,9 @@
 
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::outcome::{EndedBy, Incomplete, Outcome};
+use ccb_core::ownership;
 use ccb_core::request::{Evidence, Late, Settlement};
-use ccb_core::wire::Attach;
+use ccb_core::wire::{Session, Who};
 
 use super::*;
 
@@ -136,7 +137,9 @@ fn status_shows_health_and_the_last_end() {
         accepted: 12,
         last_end: Some("killed by signal 9".into()),
         notes: vec!["the store was damaged".into()],
-        attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
+        attach: Some(Session { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
+        owner: Some(Who { pid: 20, kind: ownership::Kind::Launcher, since: Time(START) }),
+        attached: vec![Who { pid: 21, kind: ownership::Kind::Parent, since: Time(START + 240_000) }],
     };
     insta::assert_snapshot!(health(&view), @r#"
         askd 0.1.0, pid 12, generation 3, up 5 min 0 s
@@ -145,8 +148,15 @@ fn status_shows_health_and_the_last_end() {
           home      /h
           requests  1 not over, 12 ever accepted
           last end  killed by signal 9
+          note      the store was damaged
+          owner     ccb, pid 20, for 5 min 0 s
+          attached  the process named by CCB_PARENT_PID, pid 21, for 1 min 0 s
           panes     tmux -S /h/tmux.sock attach -t ccb
         "#);
+    let unowned = Health { owner: None, attached: Vec::new(), ..view };
+    let text = health(&unowned);
+    assert!(text.contains("owner     nobody; askd ends when it is not needed"), "{text}");
+    assert!(!text.contains("attached"), "{text}");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 
 use ccb_core::home::file;
 use ccb_core::time::Time;
-use ccb_core::wire::{AgentView, Attach, Health, Ps, Status};
+use ccb_core::wire::{AgentView, Health, Ps, Session, Status};
 
 use super::Finding;
 use crate::connect::{Askd, ConnectError};
@@ -106,7 +106,7 @@ fn clock(health: &Health, present: Time) -> Finding {
     Finding::note("clock", what).mend("nothing: askd follows once nothing is open and it is started again")
 }
 
-fn panes(attach: Option<&Attach>, agents: &[AgentView]) -> Finding {
+fn panes(attach: Option<&Session>, agents: &[AgentView]) -> Finding {
     let count = agents.iter().filter(|agent| agent.pane.is_some()).count();
     match attach {
         Some(attach) => Finding::ok("panes", format!("{count}, shown by `tmux -S '{}' attach`", attach.socket)),
@@ -147,6 +147,8 @@ mod tests {
             last_end: None,
             notes: Vec::new(),
             attach: None,
+            owner: None,
+            attached: Vec::new(),
         }
     }
 
