@@ -12,6 +12,7 @@ mod long_run;
 mod mcp;
 mod names;
 mod notices;
+mod ownership;
 mod sabotage;
 mod screens;
 mod soak;

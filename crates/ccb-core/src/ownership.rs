@@ -132,12 +132,11 @@ impl<P: Clone + PartialEq> Ownership<P> {
         }
         let known = self.attached.iter().position(|known| known.process == instance.process);
         let again = known.is_some();
-        match known.map(|place| self.attached.remove(place)) {
-            Some(known) => instance = Instance { forced: known.forced || instance.forced, ..known },
-            None => {
-                let orders = self.owner.iter().chain(&self.attached).map(|instance| instance.order);
-                instance.order = orders.max().unwrap_or(0) + 1;
-            }
+        if let Some(known) = known.map(|place| self.attached.remove(place)) {
+            instance = Instance { forced: known.forced || instance.forced, ..known };
+        } else {
+            let orders = self.owner.iter().chain(&self.attached).map(|instance| instance.order);
+            instance.order = orders.max().unwrap_or(0) + 1;
         }
         let yields = |owner: &Instance<P>| instance.forced && !(again && owner.forced);
         match self.owner.take() {
@@ -239,8 +238,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Owned>(&text).unwrap(), owned);
         }
         let attached: Vec<String> = owned.attached().iter().map(|one| one.process.to_string()).collect();
-        let owner = owned.owner().map_or("-".to_owned(), |owner| owner.process.to_string());
-        (last, format!("{owner} {}", attached.join(" ")).trim_end().to_owned())
+        let holder = owned.owner().map_or("-".to_owned(), |owner| owner.process.to_string());
+        (last, format!("{holder} {}", attached.join(" ")).trim_end().to_owned())
     }
 
     #[test]

@@ -103,6 +103,9 @@ impl Owners {
         if !known {
             self.watch(process.clone());
         }
+        if change == Change::Nothing {
+            log(&format!("ownership: pid {}: has come again", process.pid));
+        }
         self.changed(&process, &change).await;
         self.came.notify_one();
         change
@@ -142,8 +145,7 @@ impl Owners {
     /// The process at the other end of a connection says that it is no instance any more.
     pub(crate) async fn detach(&self, pid: u32, number: u64) {
         self.listeners().remove(&number);
-        let process = self.lock().processes().find(|process| process.pid == pid).cloned();
-        if let Some(process) = process {
+        if let Some(process) = Identity::of(pid) {
             self.gone(&process).await;
         }
     }
@@ -192,7 +194,7 @@ impl Owners {
             return;
         }
         log(&format!("ownership: pid {}: {why}", process.pid));
-        let (owner, owning) = {
+        let (owner, holder) = {
             let state = self.lock();
             (state.owner().map(who), state.owner().map(|owner| owner.process.clone()))
         };
@@ -210,13 +212,13 @@ impl Owners {
         };
         if !matches!(change, Change::Attached | Change::Left) {
             for (listener, out) in self.listeners().values() {
-                let owned = Owned::Changed {
+                let notice = Owned::Changed {
                     owner: owner.clone(),
-                    you_own: owning.as_ref() == Some(listener),
+                    you_own: holder.as_ref() == Some(listener),
                     forced_out: forced_out == Some(listener),
                     why: why.clone(),
                 };
-                out.send(wire::notice_line("ownership", &owned)).ok();
+                out.send(wire::notice_line("ownership", &notice)).ok();
             }
         }
         self.keep().await;

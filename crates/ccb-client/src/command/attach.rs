@@ -1,24 +1,19 @@
 //! `ccb attach`: this terminal becomes a view of the project's own session, and this process an instance of it.
 
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command, ExitStatus};
-use std::time::Duration;
+use std::process::{Command, ExitStatus};
 
 use ccb_core::wire::{Beside, Session, Status};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, waitid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 
 use crate::connect::Askd;
 use crate::error::{CliError, note};
 use crate::instance::Instance;
-use crate::pane::kept::drain;
+use crate::pane::kept::{Kept, drain};
 use crate::pane::terminal::Terminal;
-use crate::wake::{self, Patience, readable};
-use crate::{Context, exit, program};
-
-/// How long tmux may take to give the terminal back once it is told to end.
-const END_LIMIT: Duration = Duration::from_secs(2);
+use crate::{Context, exit, program, wake};
 
 pub(super) fn run(context: &Context) -> Result<u8, CliError> {
     need_tmux(context)?;
@@ -49,9 +44,13 @@ pub(super) fn with_instance(
     find: impl FnOnce() -> Result<Option<Session>, CliError>,
 ) -> Result<u8, CliError> {
     let (instance, greeting) = Instance::attach(askd, context.environment.truthy("CCB_FORCE_REBIND"))?;
-    greeting.iter().for_each(|text| note(text));
+    if let Some(text) = greeting {
+        note(&text);
+    }
     let shown = find().and_then(|session| session.map_or(Ok(exit::OK), |session| show(&session)));
-    instance.detach().iter().for_each(|text| note(text));
+    for text in instance.detach() {
+        note(&text);
+    }
     shown
 }
 
@@ -72,17 +71,22 @@ fn show(session: &Session) -> Result<u8, CliError> {
     let end = wake::signal(&[SIGHUP, SIGINT, SIGTERM]).map_err(cannot)?;
     let terminal = Terminal::remember();
     // A session inside a session is what was asked for, if we are in one; tmux refuses it while TMUX is set.
-    let mut tmux = Command::new("tmux");
-    tmux.arg("-S").arg(&session.socket).args(["attach", "-t", &session.session]).env_remove("TMUX");
-    let mut shown = Shown(tmux.spawn().map_err(cannot)?);
+    let mut command = Command::new(program::own()?);
+    // Even if we are killed: a tmux that is left behind would share the terminal with the shell.
+    command.arg("guard").arg(std::process::id().to_string()).arg("--");
+    command.args(["tmux", "-S", &session.socket, "attach", "-t", &session.session]).env_remove("TMUX");
+    let mut tmux = Kept::new(false);
+    tmux.start(command).map_err(cannot)?;
     loop {
-        if let Some(status) = shown.ended().map_err(cannot)? {
+        if let Some(status) = tmux.ended() {
             return told(status);
         }
-        let woken = wake::any(&[std::os::fd::AsFd::as_fd(&children), std::os::fd::AsFd::as_fd(&end)], None);
+        tmux.be_suspended_with();
+        let woken = wake::any(&[children.as_fd(), end.as_fd()], None).map_err(cannot)?;
         drain(&children);
-        if woken.map_err(cannot)?.last() == Some(&true) {
-            shown.end(&children, &terminal);
+        if woken.last() == Some(&true) {
+            tmux.end(&children);
+            terminal.restore();
             return Ok(exit::OK);
         }
     }
@@ -97,47 +101,5 @@ fn told(status: ExitStatus) -> Result<u8, CliError> {
             .hint("`ccb attach` shows the agents again, `ccb` starts those that have ended")),
         (None, signal) => Err(CliError::new(format!("tmux was ended by signal {}", signal.unwrap_or_default()))
             .hint("the agents are not touched by that; `ccb attach` shows them again")),
-    }
-}
-
-/// The tmux that has our terminal.
-struct Shown(Child);
-
-impl Shown {
-    /// Returns how it ended, if it has. If the user has suspended it, we are suspended too: the shell waits for us.
-    fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
-        let stopped = |id| waitid(WaitId::Pid(id), WaitIdOptions::STOPPED | WaitIdOptions::NOHANG);
-        if self.id().is_some_and(|id| matches!(stopped(id), Ok(Some(_)))) {
-            kill_process(getpid(), Signal::STOP)?;
-            self.signal(Signal::CONT);
-        }
-        self.0.try_wait()
-    }
-
-    /// Has it give the terminal back.
-    fn end(&mut self, children: &std::os::unix::net::UnixStream, terminal: &Terminal) {
-        let patience = Patience::of(END_LIMIT);
-        self.signal(Signal::TERM);
-        self.signal(Signal::CONT);
-        while matches!(self.0.try_wait(), Ok(None)) && !patience.is_over() {
-            let _ = readable(std::os::fd::AsFd::as_fd(children), patience);
-            drain(children);
-        }
-        if matches!(self.0.try_wait(), Ok(None)) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-            terminal.restore();
-        }
-    }
-
-    fn id(&self) -> Option<Pid> {
-        Pid::from_raw(i32::try_from(self.0.id()).ok()?)
-    }
-
-    /// Sends a signal; it has not been waited for, so its number is its own.
-    fn signal(&self, signal: Signal) {
-        if let Some(id) = self.id() {
-            let _ = kill_process(id, signal);
-        }
     }
 }

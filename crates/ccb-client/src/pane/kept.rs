@@ -10,7 +10,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, waitid};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group, waitid};
 
 use crate::wake::{Pace, Patience, readable};
 
@@ -102,6 +102,15 @@ impl Kept {
             self.short_lives += 1;
         }
         status
+    }
+
+    /// If the user has suspended it, suspends us too until we are to go on: the shell waits for us.
+    pub(crate) fn be_suspended_with(&self) {
+        let options = WaitIdOptions::STOPPED | WaitIdOptions::NOHANG;
+        if self.id().is_some_and(|id| matches!(waitid(WaitId::Pid(id), options), Ok(Some(_)))) {
+            let _ = kill_process(getpid(), Signal::STOP);
+            self.signal(Signal::CONT);
+        }
     }
 
     /// Ends it: TERM, two seconds, KILL.
