@@ -4,6 +4,7 @@ mod askers;
 mod asks;
 mod bad_input;
 mod deaths;
+mod disk;
 mod env;
 mod fencing;
 mod idle;

@@ -92,8 +92,8 @@ impl Store {
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).with_context(name)?;
         for migration in &MIGRATIONS[version..] {
             tx.execute_batch(migration).with_context(name)?;
+            tx.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len())?)?;
         }
-        tx.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len())?)?;
         tx.commit().with_context(name)?;
         Ok(Self { db, unwritten: BTreeMap::new(), damage: RefCell::new(None) })
     }
@@ -101,19 +101,28 @@ impl Store {
     /// Opens the database at `path`; one that is damaged is set aside first, for [`Store::salvage`].
     pub(crate) fn open_or_set_aside(path: &Path) -> anyhow::Result<Self> {
         // What a start reads is read at once. Reading all would cost a start that grows with history.
-        let opened = Self::open(path).and_then(|store| {
+        let read = |store: &Self| -> anyhow::Result<()> {
             store.open_requests()?;
             store.horizon()?;
-            store.meta("generation")?;
-            Ok(store)
-        });
-        match opened {
-            Err(error) if is_damage(&error) => {
-                set_aside(path, &format!("{error:#}"))?;
-                Self::open(path)
-            }
-            opened => opened,
+            store.meta("generation").map(drop)
+        };
+        let error = match Self::open(path) {
+            Ok(store) => match read(&store) {
+                Ok(()) => return Ok(store),
+                Err(error) => {
+                    if is_damage(&error) {
+                        store.abandon();
+                    }
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        if !is_damage(&error) {
+            return Err(error);
         }
+        set_aside(path, &format!("{error:#}"))?;
+        Self::open(path)
     }
 
     /// Commits requests with their evidence, all or nothing, to the disk.

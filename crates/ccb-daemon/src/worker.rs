@@ -105,7 +105,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(watch_ground(door.clone(), leaving, claim));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
     let record = Record { files: files.clone(), generation, started: clock.now() };
-    record.write("running", None)?;
+    record.write("running", None).context("cannot write `askd.json`")?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone()));
     tokio::spawn(idle_exit(door.clone(), unsettled));
@@ -118,8 +118,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     log(&format!("stopping: {why}"));
     if code == crate::keeper::GIVES_WAY {
         finish_hand_overs(&engine).await;
-        if let Some(store) = engine.stop().await {
-            crate::succession::leave(&door, store).await;
+        if let Some(rest) = engine.stop().await {
+            crate::succession::leave(&door, rest).await;
         }
         // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
         // this one ends at once.

@@ -145,6 +145,7 @@ fn status_shows_health_and_the_last_end() {
           home      /h
           requests  1 not over, 12 ever accepted
           last end  killed by signal 9
+          note      the store was damaged
           panes     tmux -S /h/tmux.sock attach -t ccb
         "#);
 }
