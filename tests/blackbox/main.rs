@@ -3,6 +3,7 @@
 mod askers;
 mod asks;
 mod bad_input;
+mod clock;
 mod deaths;
 mod disk;
 mod env;

@@ -295,6 +295,7 @@ impl Keeper {
         let interval = watchdog_interval(self.settings.get("CCB_WATCHDOG_INTERVAL_S").map(String::as_str));
         let mut missed = 0;
         let mut unreachable = false;
+        // `Instant` stands still while the machine sleeps (CLOCK_MONOTONIC), and so does `poll`: a suspend is no miss.
         let mut due = Instant::now() + interval;
         let mut kill_at: Option<Instant> = None;
         let mut stopping = false;

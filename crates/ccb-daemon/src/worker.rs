@@ -61,8 +61,10 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let ground = Arc::new(Ground::of(lock, files.path(file::STORE))?);
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let unsettled = store.open_requests()?.iter().any(|request| !request.is_settled());
+    let clock = Clock::start(store.meta("clock")?.as_deref(), unsettled, store.latest_moment()?);
+    store.remember("clock", clock.kept());
     store.set_meta("generation", &generation.to_string())?;
-    let clock = Clock::start(store.horizon()?.1);
     crate::files::remove_if_there(&files.path(file::SOCKET))?;
     let listener = UnixListener::bind(files.socket(file::SOCKET)).context("cannot open askd's socket")?;
     std::fs::set_permissions(files.path(file::SOCKET), std::fs::Permissions::from_mode(0o600))?;
