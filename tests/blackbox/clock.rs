@@ -9,8 +9,8 @@ const DAY: i64 = 24 * 3600 * 1000;
 
 /// Has the wall clock, and the time since boot, show so many milliseconds more.
 fn skew(env: &TestEnv, wall: i64, boot: i64) {
-    std::fs::write(env.dir().join("skew.new"), format!("{wall} {boot}")).unwrap();
-    std::fs::rename(env.dir().join("skew.new"), env.dir().join("skew")).unwrap();
+    std::fs::write(env.dir().join("skew.new"), format!("{wall} {boot}")).expect("it is there, and can be used");
+    std::fs::rename(env.dir().join("skew.new"), env.dir().join("skew")).expect("it is there, and can be used");
 }
 
 fn world() -> TestEnv {
@@ -19,7 +19,7 @@ fn world() -> TestEnv {
 }
 
 fn now(env: &TestEnv) -> i64 {
-    env.status()["now"].as_i64().unwrap()
+    env.status()["now"].as_i64().expect("it is there, and can be used")
 }
 
 /// Has another worker take over.
@@ -48,7 +48,7 @@ fn set_by(by: i64) {
     let time = |value: &Value| value.as_i64().unwrap_or_else(|| panic!("{request:#}"));
     let took = time(&request["settlement"]["at"]) - time(&request["accepted"]);
     assert!((5_000..30_000).contains(&took), "{took}");
-    assert_eq!(env.requests(), [second.clone()], "the other is not over");
+    assert_eq!(env.requests(), std::slice::from_ref(&second), "the other is not over");
     let third = env.submit("stub", &["-t", "600"], "ECHO: the third");
     assert_eq!(env.requests(), [second.clone(), third.clone()], "the order of acceptance");
     for id in [second, third] {
@@ -78,7 +78,7 @@ fn a_deadline_that_passes_while_the_machine_sleeps_ends_its_request_at_once() {
     skew(&env, 2 * 3_600_000, 2 * 3_600_000);
     let request = env.settled(&short);
     assert_eq!(outcome(&request, "incomplete"), "deadline");
-    assert_eq!(env.requests(), [long.clone()]);
+    assert_eq!(env.requests(), std::slice::from_ref(&long));
     assert_eq!(env.askd(), (worker, keeper), "a sleep is no hang");
     let before = now(&env);
     restart(&env);

@@ -94,28 +94,33 @@ fn many_queued() -> (TestEnv, PathBuf, Vec<String>) {
 
 /// Writes rubbish over a part of a file.
 fn spoil(path: &Path, at: u64, length: usize) {
-    let mut file = std::fs::File::options().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at)).unwrap();
-    file.write_all(&vec![0xff; length]).unwrap();
+    let mut file = std::fs::File::options().write(true).open(path).expect("it is there, and can be used");
+    file.seek(SeekFrom::Start(at)).expect("it is there, and can be used");
+    file.write_all(&vec![0xff; length]).expect("it is there, and can be used");
 }
 
 /// Damages a database while nothing runs, and returns how many of its requests have been answered since.
 fn damaged(damage: impl FnOnce(&Path, u64)) -> usize {
     let (env, database, ids) = many_queued();
-    let length = std::fs::metadata(&database).unwrap().len();
+    let length = std::fs::metadata(&database).expect("it is there, and can be used").len();
     assert!(length > 20 * 4096, "{length}");
     damage(&database, length);
-    let spoilt = std::fs::read(&database).unwrap();
+    let spoilt = std::fs::read(&database).expect("it is there, and can be used");
     env.mount();
     let told = notes(&env);
     assert!(told.contains("damaged") && told.contains("set aside"), "{told}");
-    let home = database.parent().unwrap();
+    let home = database.parent().expect("it is there, and can be used");
     let aside: Vec<PathBuf> = crate::env::files_below(home)
         .into_iter()
-        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("ccb.db.damaged-"))
+        .filter(|path| {
+            path.file_name().expect("it is there, and can be used").to_string_lossy().starts_with("ccb.db.damaged-")
+        })
         .collect();
     assert!(aside.iter().any(|path| told.contains(&path.display().to_string())), "{told} {aside:?}");
-    assert!(aside.iter().any(|path| std::fs::read(path).unwrap() == spoilt), "it is as it was found");
+    assert!(
+        aside.iter().any(|path| std::fs::read(path).expect("it is there, and can be used") == spoilt),
+        "it is as it was found"
+    );
     let known: Vec<&String> = ids.iter().filter(|id| env.ccb(&["explain", id]).code == Some(0)).collect();
     for id in &known {
         assert_eq!(env.settled(id)["settlement"]["outcome"]["word"], "completed");
@@ -148,21 +153,21 @@ fn a_database_that_is_cut_off_is_set_aside_and_the_rest_goes_on() {
 fn a_database_found_damaged_while_it_is_used_is_set_aside_and_its_requests_go_on() {
     let (env, database, ids) = many_queued();
     // So much that is over that it is not in memory.
-    let db = rusqlite::Connection::open(&database).unwrap();
+    let db = rusqlite::Connection::open(&database).expect("it is there, and can be used");
     db.execute_batch(
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 1000)
          INSERT INTO request (id, seq, agent, notice, open, accepted, body)
          SELECT '10000101-000000-000-1-' || i, 1000 + i, 'nobody', 0, 0, 5, printf('%.3000c', 'x') FROM n;",
     )
-    .unwrap();
-    db.close().unwrap();
-    let length = std::fs::metadata(&database).unwrap().len();
+    .expect("it is there, and can be used");
+    db.close().expect("it is there, and can be used");
+    let length = std::fs::metadata(&database).expect("it is there, and can be used").len();
     assert!(length > 2 << 20, "{length}");
     let going = env.begin("ask", &["stub", "-t", "120", "--json"], "ECHO: through it");
     until("it is accepted", || (env.requests().len() > ids.len()).then_some(()));
     let (worker, _) = env.askd();
     // All that was added: the rest is in memory.
-    spoil(&database, length / 4, usize::try_from(length / 2).unwrap());
+    spoil(&database, length / 4, usize::try_from(length / 2).expect("it is there, and can be used"));
     let _found = env.ccb(&["pend", "10000101-000000-000-1-500"]);
     until("another worker serves", || (env.askd().0 != worker).then_some(()));
     assert!(notes(&env).contains("set aside"), "{}", notes(&env));
@@ -179,8 +184,8 @@ fn a_database_found_damaged_while_it_is_used_is_set_aside_and_its_requests_go_on
 fn a_database_of_a_newer_ccb_is_left_alone_and_told_at_once() {
     let (env, database, ids) = many_queued();
     let version = |number: u32| {
-        let db = rusqlite::Connection::open(&database).unwrap();
-        db.pragma_update(None, "user_version", number).unwrap();
+        let db = rusqlite::Connection::open(&database).expect("it is there, and can be used");
+        db.pragma_update(None, "user_version", number).expect("it is there, and can be used");
     };
     version(99);
     at_once(&env, "ccb", &["ps"]).says(1, &["askd cannot start", "newer ccb"]);
