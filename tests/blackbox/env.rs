@@ -72,12 +72,14 @@ pub(crate) struct Setup {
     pub(crate) environment: Vec<(&'static str, String)>,
     /// The project's agents.
     pub(crate) agents: Vec<Stub>,
+    /// The size of a disk of its own for the user's state, as `mount` takes it.
+    pub(crate) disk: Option<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         let agents = vec![Stub::new("stub")];
-        Self { home: "home", project: "work", install: None, environment: Vec::new(), agents }
+        Self { home: "home", project: "work", install: None, environment: Vec::new(), agents, disk: None }
     }
 }
 
@@ -85,6 +87,17 @@ impl Setup {
     /// Returns a world with these agents.
     pub(crate) fn of(agents: Vec<Stub>) -> Self {
         Self { agents, ..Self::default() }
+    }
+
+    /// Puts the user's state on a small disk of its own; none, said loudly, where nothing can be mounted.
+    pub(crate) fn on_disk(self, size: &'static str) -> Option<Self> {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        if Disk::mount(dir.path().to_owned(), size).is_none() {
+            let line = "NOT TESTED: no file system can be mounted here, so no disk can be made full or read-only\n";
+            let _ = std::io::stderr().write_all(line.as_bytes());
+            return None;
+        }
+        Some(Self { disk: Some(size), ..self.with("XDG_STATE_HOME", "{world}/disk") })
     }
 
     /// Adds a variable.
@@ -96,6 +109,8 @@ impl Setup {
 
 /// A sealed world.
 pub(crate) struct TestEnv {
+    /// Unmounted before the directory is removed.
+    disk: Option<Disk>,
     dir: tempfile::TempDir,
     setup: Setup,
 }
@@ -164,7 +179,12 @@ impl TestEnv {
     /// Returns a world in which nothing runs, with a project that has its agents configured and trusted.
     pub(crate) fn new(setup: Setup) -> Self {
         let dir = tempfile::Builder::new().prefix("ccb-").tempdir().expect("a temporary directory");
-        let env = Self { dir, setup };
+        let mut env = Self { disk: None, dir, setup };
+        if let Some(size) = env.setup.disk {
+            let path = env.dir().join("disk");
+            std::fs::create_dir(&path).expect("a place for a disk");
+            env.disk = Some(Disk::mount(path, size).expect("a disk can be mounted"));
+        }
         std::fs::create_dir_all(env.home()).expect("a home");
         std::fs::create_dir_all(env.project().join(".ccb")).expect("a project");
         if let Some(install) = env.setup.install {
@@ -246,6 +266,16 @@ impl TestEnv {
     /// Returns the project's directory.
     pub(crate) fn project(&self) -> PathBuf {
         self.dir().join(self.setup.project)
+    }
+
+    /// Returns the disk that the user's state is on.
+    pub(crate) fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("a world with a disk of its own")
+    }
+
+    /// Returns where the user's state is.
+    fn states(&self) -> PathBuf {
+        self.disk.as_ref().map_or_else(|| self.home().join(".local/state"), |disk| disk.path.clone())
     }
 
     /// Returns one of an agent's files: `events`, `keys`, `ctl` or `jsonl`.
@@ -418,7 +448,7 @@ impl TestEnv {
     /// The same, without asking a daemon, which would start one.
     pub(crate) fn state_by_path(&self) -> PathBuf {
         let project = std::fs::canonicalize(self.project()).expect("a project");
-        let all = std::fs::read_dir(self.home().join(".local/state/ccb/projects")).into_iter().flatten().flatten();
+        let all = std::fs::read_dir(self.states().join("ccb/projects")).into_iter().flatten().flatten();
         let stamped = |home: &PathBuf| {
             let stamp = std::fs::read_to_string(home.join("project.json")).unwrap_or_default();
             stamp.contains(&project.display().to_string())
@@ -548,9 +578,48 @@ impl TestEnv {
 
     /// Returns the daemon's log.
     pub(crate) fn log(&self) -> String {
-        let logs = files_below(&self.home().join(".local/state/ccb"));
+        let logs = files_below(&self.states().join("ccb"));
         let logs = logs.iter().filter(|path| path.extension().is_some_and(|end| end == "log"));
         logs.filter_map(|path| std::fs::read_to_string(path).ok()).collect()
+    }
+}
+
+/// A small file system, unmounted when it is dropped.
+pub(crate) struct Disk {
+    path: PathBuf,
+}
+
+impl Disk {
+    /// Mounts it, if that is allowed.
+    fn mount(path: PathBuf, size: &str) -> Option<Self> {
+        let option = format!("size={size},mode=0700");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &option, "ccb-test"]).arg(&path).output();
+        mounted.is_ok_and(|done| done.status.success()).then_some(Self { path })
+    }
+
+    /// Mounts it in another way; false if the system refuses.
+    pub(crate) fn remount(&self, how: &str) -> bool {
+        let done = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&self.path).output();
+        done.is_ok_and(|done| done.status.success())
+    }
+
+    /// Fills it to the last byte.
+    pub(crate) fn fill(&self) {
+        let mut file = std::fs::File::create(self.path.join("fill")).expect("a file");
+        for size in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![7; size]).is_ok() {}
+        }
+    }
+
+    /// Makes room again.
+    pub(crate) fn free(&self) {
+        std::fs::remove_file(self.path.join("fill")).expect("what has filled it");
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.path).output();
     }
 }
 

@@ -62,12 +62,13 @@ fn ten_answered(env: &TestEnv, ten: Vec<Going>) {
     for (n, one) in ten.into_iter().enumerate() {
         let request = one.end().json();
         assert_eq!(request["settlement"]["reply"], format!("client {n}"), "{request:#}");
-        assert_eq!(env.received("stub", request["id"].as_str().unwrap_or_default()), 1);
+        assert_eq!(env.received("stub", request["id"].as_str().expect("it is there, and can be used")), 1);
     }
 }
 
 fn delete(path: &Path) {
-    if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }.expect("it is there");
+    if path.is_dir() { std::fs::remove_dir_all(path) } else { std::fs::remove_file(path) }
+        .expect("it is there, and can be used");
 }
 
 /// Deletes something of the home under a busy daemon while ten clients start.
@@ -108,15 +109,23 @@ fn the_home_deleted_under_a_busy_daemon_while_ten_clients_start() {
 
 #[test]
 fn all_homes_deleted_under_a_busy_daemon_while_ten_clients_start() {
-    deleted_under_ten(|home| vec![home.parent().unwrap().parent().unwrap().to_owned()]);
+    deleted_under_ten(|home| {
+        vec![
+            home.parent()
+                .expect("it is there, and can be used")
+                .parent()
+                .expect("it is there, and can be used")
+                .to_owned(),
+        ]
+    });
 }
 
 #[test]
 fn the_home_replaced_under_a_busy_daemon_while_ten_clients_start() {
     let (env, waiting, queued) = busy();
     let home = env.state();
-    std::fs::rename(&home, home.with_extension("old")).unwrap();
-    std::fs::create_dir(&home).unwrap();
+    std::fs::rename(&home, home.with_extension("old")).expect("it is there, and can be used");
+    std::fs::create_dir(&home).expect("it is there, and can be used");
     let ten = ten(&env);
     ten_answered(&env, ten);
     all_answered(&env, waiting, &queued);
@@ -139,15 +148,15 @@ fn the_home_deleted_under_a_busy_daemon_that_nobody_calls() {
 fn a_request_is_not_accepted_into_a_deleted_database() {
     let setup = Setup::default().with("CCB_FAILPOINT", "engine.before-commit=wait:{world}/go");
     let env = TestEnv::new(setup);
-    std::fs::write(env.dir().join("go"), "").unwrap();
+    std::fs::write(env.dir().join("go"), "").expect("it is there, and can be used");
     env.mount();
     let home = env.state();
-    std::fs::remove_file(env.dir().join("go")).unwrap();
+    std::fs::remove_file(env.dir().join("go")).expect("it is there, and can be used");
     assert!(!env.dir().join("go.reached").exists());
     let asked = env.begin("ask", &["stub", "--async", "--json"], "ECHO: accepted once");
     until("it is about to be committed", || env.dir().join("go.reached").exists().then_some(()));
     delete(&home);
-    std::fs::write(env.dir().join("go"), "").unwrap();
+    std::fs::write(env.dir().join("go"), "").expect("it is there, and can be used");
     let accepted: Value = asked.end().json();
     let id = accepted["id"].as_str().unwrap_or_else(|| panic!("{accepted:#}"));
     assert_eq!(accepted["repeated"], false, "it was in the deleted database already: {accepted:#}");

@@ -3,7 +3,9 @@
 mod askers;
 mod asks;
 mod bad_input;
+mod clock;
 mod deaths;
+mod disk;
 mod doctor;
 mod env;
 mod fencing;

@@ -5,9 +5,10 @@
 //! agents are asked anew. A worker that has lost its ground accepts and offers nothing more; what its agents tell
 //! until it has gone is still kept, and goes over to its successor.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use ccb_core::id::RequestId;
@@ -27,7 +28,7 @@ use crate::store::Store;
 const BATCH: u64 = 256;
 
 /// How soon a disk that took no commit is tried again.
-const TRY_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
+const TRY_AGAIN: Duration = Duration::from_secs(1);
 
 /// Who waits for what becomes of one input, and looks on once it is committed.
 type Waiter = Box<dyn FnOnce(Result<(Verdict, View<'_>), Refusal>) + Send>;
@@ -46,7 +47,15 @@ enum Message {
     Input(Input, Option<Waiter>),
     Look(Box<dyn FnOnce(View<'_>) + Send>),
     Follow(RequestId, UnboundedSender<Request>),
-    Stop(oneshot::Sender<Store>),
+    Stop(oneshot::Sender<Rest>),
+}
+
+/// What an engine that has stopped leaves.
+pub(crate) struct Rest {
+    /// The store.
+    pub(crate) store: Store,
+    /// The requests that were in memory, each as it was last committed.
+    pub(crate) requests: Vec<Request>,
 }
 
 /// A handle to the engine. Everything sent to it is handled in the order of sending.
@@ -56,7 +65,11 @@ pub(crate) struct Engine {
     /// How many messages were sent and how many are done with: equal while the engine has nothing to do.
     sent: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
+    trouble: Trouble,
 }
+
+/// Why the disk takes no commits, while it takes none.
+type Trouble = Arc<Mutex<Option<String>>>;
 
 /// Where the engine's effects and news go, after the commit.
 pub(crate) struct Outlets {
@@ -79,6 +92,7 @@ impl Engine {
     ) -> anyhow::Result<Self> {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let trouble = Trouble::default();
         let state = restore(&store, policy, clock.now())?;
         let work = Work {
             state,
@@ -89,7 +103,10 @@ impl Engine {
             outlets,
             followers: BTreeMap::new(),
             done: done.clone(),
+            trouble: trouble.clone(),
+            unsure: BTreeSet::new(),
             stale: false,
+            tried: Instant::now(),
             well: true,
         };
         for effect in step::wake(&work.state) {
@@ -99,7 +116,7 @@ impl Engine {
             .name("engine".into())
             .spawn(move || work.run(&outbox))
             .context("cannot start the engine's thread")?;
-        Ok(Self { inbox, sent, done })
+        Ok(Self { inbox, sent, done, trouble })
     }
 
     fn send(&self, message: Message) {
@@ -162,8 +179,13 @@ impl Engine {
         self.send(Message::Follow(id, to));
     }
 
-    /// Stops after all that was handed in before, and returns the store.
-    pub(crate) async fn stop(&self) -> Option<Store> {
+    /// Returns why the disk takes no commits, while it takes none.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Stops after all that was handed in before, and returns what is left.
+    pub(crate) async fn stop(&self) -> Option<Rest> {
         let (tx, stopped) = oneshot::channel();
         self.send(Message::Stop(tx));
         stopped.await.ok()
@@ -195,8 +217,13 @@ struct Work {
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
     done: Arc<AtomicU64>,
+    trouble: Trouble,
+    /// The requests that a commit was about which found the database damaged.
+    unsure: BTreeSet<RequestId>,
     /// Whether something was seen that could not be kept.
     stale: bool,
+    /// When the disk was last tried again.
+    tried: Instant,
     /// Whether the last batch was kept.
     well: bool,
 }
@@ -215,17 +242,20 @@ struct Batch {
 impl Work {
     fn run(mut self, outbox: &mpsc::Receiver<Message>) {
         loop {
+            if self.stale && self.tried.elapsed() >= TRY_AGAIN {
+                self.tried = Instant::now();
+                self.catch_up();
+                continue;
+            }
+            // However much is asked meanwhile, the disk is tried again in time.
             let first = if self.stale {
-                outbox.recv_timeout(TRY_AGAIN)
+                outbox.recv_timeout(TRY_AGAIN.saturating_sub(self.tried.elapsed()))
             } else {
                 outbox.recv().map_err(|_| mpsc::RecvTimeoutError::Disconnected)
             };
             let first = match first {
                 Ok(first) => first,
-                Err(mpsc::RecvTimeoutError::Timeout) => {
-                    self.catch_up();
-                    continue;
-                }
+                Err(mpsc::RecvTimeoutError::Timeout) => continue,
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
             };
             self.look_down();
@@ -245,7 +275,9 @@ impl Work {
                     }
                     Message::Stop(stopped) => {
                         self.finish(std::mem::take(&mut batch));
-                        stopped.send(self.store).ok();
+                        let Self { store, state, unsure, .. } = self;
+                        let requests = state.requests.into_values().filter(|r| !unsure.contains(&r.id)).collect();
+                        stopped.send(Rest { store, requests }).ok();
                         return;
                     }
                 }
@@ -263,7 +295,10 @@ impl Work {
 
     /// Looks whether the ground is lost. From then on no agent counts as free, so nothing is offered.
     fn look_down(&mut self) {
-        let Some(what) = self.ground.lost().filter(|_| !self.leaving) else { return };
+        if self.leaving {
+            return;
+        }
+        let Some(what) = self.lost() else { return };
         self.leaving = true;
         for agent in self.state.agents.values_mut() {
             agent.presence = Presence::Starting { why: "askd is being replaced".into() };
@@ -271,15 +306,22 @@ impl Work {
         self.outlets.leave.send(format!("{what}; the next worker takes over")).ok();
     }
 
+    fn lost(&self) -> Option<String> {
+        let damaged = self.store.damage().map(|damage| format!("its database is damaged ({damage})"));
+        damaged.or_else(|| self.ground.lost().map(str::to_owned))
+    }
+
     fn take(&mut self, batch: &mut Batch, input: Input, waiter: Option<Waiter>) {
-        if self.leaving && !is_told_by_agents(&input) {
+        if self.leaving && (self.store.damage().is_some() || !is_told_by_agents(&input)) {
             // Nobody is told anything of it: it is repeated at the successor, or derived there anew.
             return;
         }
         if let Some(id) = input.request()
             && let Err(error) = self.load(id)
         {
-            refuse(waiter, &error);
+            if self.store.damage().is_none() {
+                refuse(waiter, &error);
+            }
             return;
         }
         batch.touched.extend(input.request().cloned());
@@ -312,11 +354,14 @@ impl Work {
                 self.look_down();
                 if self.leaving {
                     // Accepted into a database that nobody finds again, it would be lost.
-                    self.go_back();
-                    return;
+                    return self.drop_batch(&saves);
                 }
             }
             if let Err(error) = self.store.commit(&saves, &batch.notes) {
+                if self.store.damage().is_some() {
+                    self.look_down();
+                    return self.drop_batch(&saves);
+                }
                 self.commit_failed(&error, batch.answers);
                 return;
             }
@@ -360,25 +405,48 @@ impl Work {
     /// Commits have failed, and what was seen meanwhile is lost: once the disk takes something again, the agents are
     /// asked anew where their deliveries stand, and the timers are set anew.
     fn catch_up(&mut self) {
-        if self.store.set_meta("disk", &self.clock.now().0.to_string()).is_err() {
+        if self.leaving || self.store.set_meta("disk", &self.clock.now().0.to_string()).is_err() {
             return;
         }
         self.stale = false;
         log("the disk takes commits again");
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut batch = Batch { effects: step::wake(&self.state), ..Batch::default() };
-        for agent in self.state.agents.keys().cloned().collect::<Vec<_>>() {
-            self.take(&mut batch, Input::Connected { agent }, None);
+        for (agent, presence) in
+            self.state.agents.values().map(|a| (a.name.clone(), a.presence.clone())).collect::<Vec<_>>()
+        {
+            self.take(&mut batch, Input::Connected { agent: agent.clone() }, None);
+            // What could not be offered meanwhile is offered to whoever is free.
+            self.take(&mut batch, Input::Presence { agent, presence }, None);
         }
         self.finish(batch);
     }
 
+    /// Gives a batch up whose commit is not even tried, or has shown that the database is damaged. Nobody is told
+    /// anything: this worker ends, and what was asked of it is asked again of the next one.
+    fn drop_batch(&mut self, saves: &[Request]) {
+        if self.store.damage().is_some() {
+            // It cannot be read back; what was not in the batch is in memory as it was committed.
+            self.unsure.extend(saves.iter().map(|request| request.id.clone()));
+        } else {
+            self.go_back();
+        }
+    }
+
     /// Nothing of the batch has happened: what it changed in memory is read back from the store.
     fn commit_failed(&mut self, error: &anyhow::Error, answers: Vec<(Waiter, Verdict)>) {
-        log(&format!("a commit failed, nothing of it was done: {error:#}"));
+        if !self.stale {
+            log(&format!("a commit failed, nothing of it was done: {error:#}"));
+        }
+        let trouble = format!("the disk takes nothing ({error:#}): nothing is accepted or offered until it does again");
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
         for (waiter, _) in answers {
             refuse(Some(waiter), error);
         }
-        self.stale = true;
+        if !self.stale {
+            self.stale = true;
+            self.tried = Instant::now();
+        }
         self.go_back();
     }
 

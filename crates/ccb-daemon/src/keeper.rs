@@ -59,6 +59,11 @@ pub(crate) const STOPPED: u8 = 0;
 /// The worker's exit code for "my lock is not mine any more; another worker is to take over".
 pub(crate) const GIVES_WAY: u8 = 75;
 
+/// What a worker has said that cannot start: a disk that is full, a store of a newer ccb.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct Told(String);
+
 /// Runs the keeper until the worker has stopped in order.
 pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     // A session of our own: the terminal of whoever started us does not end us. Refused if we lead one already.
@@ -68,7 +73,7 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
         report("held");
         return Ok(ExitCode::SUCCESS);
     };
-    rustix::stdio::dup2_stderr(files.log()?)?;
+    rustix::stdio::dup2_stderr(files.log().context("cannot write the log")?)?;
     let signals = Signals::new()?;
     let settings = settings(&files)?;
     let mut keeper =
@@ -82,7 +87,9 @@ fn settings(files: &Files) -> anyhow::Result<BTreeMap<String, String>> {
     let kept = std::fs::read_to_string(files.path(SETTINGS)).unwrap_or_default();
     let mut settings: BTreeMap<String, String> = serde_json::from_str(&kept).unwrap_or_default();
     settings.extend(SETTING_NAMES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
-    files.write(SETTINGS, &serde_json::to_string(&settings)?)?;
+    files
+        .write(SETTINGS, &serde_json::to_string(&settings)?)
+        .with_context(|| format!("cannot write `{}`", files.path(SETTINGS).display()))?;
     Ok(settings)
 }
 
@@ -160,6 +167,12 @@ impl Keeper {
                 Some(worker) => worker,
                 None => match self.start() {
                     Ok(worker) => worker,
+                    // Nobody has been told yet that askd serves, and trying again at once would not change it.
+                    Err(error) if !self.reported && error.is::<Told>() => {
+                        self.say(&format!("error: {error:#}"));
+                        log(&format!("the worker cannot start: {error:#}"));
+                        return Ok(ExitCode::FAILURE);
+                    }
                     Err(error) => {
                         let code = self.count_short_life(&format!("{error:#}"));
                         if let Some(code) = code {
@@ -268,11 +281,15 @@ impl Keeper {
         let pid = child.id();
         let said = first_line(&mut child);
         if said != "ready" {
-            child.kill().ok();
+            let complains = said.starts_with("error: ");
+            if !complains {
+                child.kill().ok();
+            }
             let status = child.wait()?;
+            let told = complains && status.code() != Some(GIVES_WAY.into());
             let said = if said.is_empty() { exit_words(status) } else { said.trim_start_matches("error: ").to_owned() };
             self.write_last("crashed", pid, &said, status.code(), status.signal());
-            anyhow::bail!("{said}");
+            return Err(if told { Told(said).into() } else { anyhow::anyhow!(said) });
         }
         let identity = Identity::of(pid).context("the worker is gone")?;
         let watch = identity.watch()?;
@@ -286,6 +303,7 @@ impl Keeper {
         let interval = watchdog_interval(self.settings.get("CCB_WATCHDOG_INTERVAL_S").map(String::as_str));
         let mut missed = 0;
         let mut unreachable = false;
+        // `Instant` stands still while the machine sleeps (CLOCK_MONOTONIC), and so does `poll`: a suspend is no miss.
         let mut due = Instant::now() + interval;
         let mut kill_at: Option<Instant> = None;
         let mut stopping = false;

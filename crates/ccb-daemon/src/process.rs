@@ -122,6 +122,11 @@ impl Identity {
     }
 }
 
+/// Returns the id of this boot; empty where the system has none.
+pub(crate) fn boot() -> &'static str {
+    system::boot()
+}
+
 /// Returns the processes that `pid` is the parent of.
 pub fn children(pid: u32) -> Vec<Identity> {
     let child = |number: &u32| system::stat(*number).is_some_and(|stat| stat.parent == pid);

@@ -412,7 +412,7 @@ impl Connection {
             unsettled,
             accepted,
             last_end: door.last_end.clone(),
-            notes: door.notes.clone(),
+            notes: door.notes.iter().cloned().chain(door.engine.trouble()).collect(),
             attach: door.mounts.attach().await,
             owner,
             attached,

@@ -92,8 +92,8 @@ impl Store {
         let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Exclusive).with_context(name)?;
         for migration in &MIGRATIONS[version..] {
             tx.execute_batch(migration).with_context(name)?;
+            tx.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len())?)?;
         }
-        tx.pragma_update(None, "user_version", i64::try_from(MIGRATIONS.len())?)?;
         tx.commit().with_context(name)?;
         Ok(Self { db, unwritten: BTreeMap::new(), damage: RefCell::new(None) })
     }
@@ -101,19 +101,28 @@ impl Store {
     /// Opens the database at `path`; one that is damaged is set aside first, for [`Store::salvage`].
     pub(crate) fn open_or_set_aside(path: &Path) -> anyhow::Result<Self> {
         // What a start reads is read at once. Reading all would cost a start that grows with history.
-        let opened = Self::open(path).and_then(|store| {
+        let read = |store: &Self| -> anyhow::Result<()> {
             store.open_requests()?;
             store.horizon()?;
-            store.meta("generation")?;
-            Ok(store)
-        });
-        match opened {
-            Err(error) if is_damage(&error) => {
-                set_aside(path, &format!("{error:#}"))?;
-                Self::open(path)
-            }
-            opened => opened,
+            store.meta("generation").map(drop)
+        };
+        let error = match Self::open(path) {
+            Ok(store) => match read(&store) {
+                Ok(()) => return Ok(store),
+                Err(error) => {
+                    if is_damage(&error) {
+                        store.abandon();
+                    }
+                    error
+                }
+            },
+            Err(error) => error,
+        };
+        if !is_damage(&error) {
+            return Err(error);
         }
+        set_aside(path, &format!("{error:#}"))?;
+        Self::open(path)
     }
 
     /// Commits requests with their evidence, all or nothing, to the disk.
@@ -273,6 +282,16 @@ impl Store {
         Ok((u64::try_from(seq)?, Time(accepted)))
     }
 
+    /// Returns the latest moment that is in it: of what is open, and of what was accepted last.
+    pub(crate) fn latest_moment(&self) -> anyhow::Result<Time> {
+        let sql = "SELECT coalesce(max(json_extract(body, '$.at')), 0) FROM evidence WHERE request IN (
+                       SELECT id FROM (SELECT id FROM request ORDER BY seq DESC LIMIT 64)
+                       UNION SELECT id FROM request WHERE open = 1)";
+        // What cannot be read here is no reason not to start.
+        let seen = self.db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap_or(0);
+        Ok(self.horizon()?.1.max(Time(seen)))
+    }
+
     /// Returns what is kept under `key`.
     pub(crate) fn meta(&self, key: &str) -> anyhow::Result<Option<String>> {
         if let Some(value) = self.unwritten.get(key) {
@@ -287,6 +306,11 @@ impl Store {
     pub(crate) fn set_meta(&mut self, key: &str, value: &str) -> anyhow::Result<()> {
         self.unwritten.insert(key.to_owned(), value.to_owned());
         self.commit(&[], &[])
+    }
+
+    /// The same, but the next commit may bring it to the disk.
+    pub(crate) fn remember(&mut self, key: &str, value: String) {
+        self.unwritten.insert(key.to_owned(), value);
     }
 
     fn bodies<T: serde::de::DeserializeOwned>(
@@ -534,6 +558,101 @@ mod tests {
         assert_eq!(store.horizon().unwrap(), (2, Time(5)));
         assert_eq!(store.meta("generation").unwrap().as_deref(), Some("7"));
         assert_eq!(store.latest(&request(1).agent, 1).unwrap(), [request(2)]);
+    }
+
+    fn note(at: i64, what: &str) -> Evidence {
+        Evidence { at: Time(at), source: "askd".into(), what: what.into(), turn: None }
+    }
+
+    fn settled(n: u64) -> Request {
+        let outcome = ccb_core::outcome::Outcome::Cancelled { by: "x".into() };
+        let (reply, turn, late) = (String::new(), None, None);
+        let end =
+            ccb_core::request::Settlement { at: Time(9), outcome, reply, ended_by: None, turn, mixed: false, late };
+        Request { stage: Stage::Settled(end), ..request(n) }
+    }
+
+    #[test]
+    fn a_merge_takes_what_is_new_and_what_has_come_further() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (accepted, offered) = (note(5, "accepted"), note(6, "offered"));
+        let mut there = Store::open(&path("there")).unwrap();
+        let evidence =
+            |n: u64, notes: &[&Evidence]| notes.iter().map(|note| (request(n).id, (*note).clone())).collect::<Vec<_>>();
+        there.commit(&[request(1), settled(2), request(3), request(9)], &[]).unwrap();
+        there.commit(&[], &evidence(1, &[&accepted])).unwrap();
+        there.commit(&[], &evidence(2, &[&accepted, &offered])).unwrap();
+        there.set_meta("generation", "4").unwrap();
+        there.set_meta("session.codex", "theirs").unwrap();
+        there.copy_to(&path("left")).unwrap();
+
+        let mut here = Store::open(&path("here")).unwrap();
+        // Of an older time: it has 1 further on, and 2 not so far; 7 came to be only here.
+        let offering = Request { stage: Stage::Offering { at: Time(6) }, attempts: 1, ..request(1) };
+        here.commit(&[offering.clone(), request(2), request(7)], &[]).unwrap();
+        here.commit(&[], &evidence(1, &[&accepted, &offered])).unwrap();
+        here.commit(&[], &evidence(2, &[&accepted])).unwrap();
+        here.set_meta("generation", "3").unwrap();
+        here.set_meta("session.codex", "ours").unwrap();
+        here.set_meta("only", "here").unwrap();
+        for round in 0..2 {
+            let brought = here.merge(&path("left")).unwrap();
+            assert_eq!(brought, Brought { taken: if round == 0 { 3 } else { 0 }, read: 4, torn: false });
+            assert_eq!(here.request(&request(1).id).unwrap().unwrap(), offering);
+            assert_eq!(here.evidence(&request(1).id).unwrap(), [accepted.clone(), offered.clone()]);
+            assert!(here.request(&request(2).id).unwrap().unwrap().is_settled());
+            assert_eq!(here.evidence(&request(2).id).unwrap(), [accepted.clone(), offered.clone()]);
+            let open: Vec<_> = here.open_requests().unwrap().into_iter().map(|r| (r.id.to_string(), r.seq)).collect();
+            assert_eq!(open, [("r1".into(), 1), ("r7".into(), 7), ("r3".into(), 8), ("r9".into(), 9)]);
+            assert_eq!(here.meta("session.codex").unwrap().as_deref(), Some("theirs"));
+            assert_eq!(here.meta("only").unwrap().as_deref(), Some("here"));
+        }
+    }
+
+    #[test]
+    fn where_both_went_on_what_cannot_be_undone_counts() {
+        let notes = |words: &[&str]| words.iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+        let (queued, offered) = (request(1), Request { attempts: 1, ..request(1) });
+        let (base, one, other) = (notes(&["a"]), notes(&["a", "b"]), notes(&["a", "c"]));
+        assert!(is_further((&offered, &one), (&queued, &base)));
+        assert!(!is_further((&queued, &base), (&offered, &one)));
+        assert!(!is_further((&queued, &one), (&queued, &one)));
+        assert!(is_further((&offered, &one), (&queued, &other)));
+        assert!(!is_further((&queued, &other), (&offered, &one)));
+        // In one life, the later is the truth: it was proved that the offer was not taken.
+        assert!(is_further((&queued, &one), (&offered, &base)));
+        let foreign = Request { message: "something else".into(), ..settled(1) };
+        assert!(!is_further((&foreign, &one), (&queued, &base)));
+    }
+
+    #[test]
+    fn the_order_of_acceptance_is_not_the_order_of_ids() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(&dir.path().join("ccb.db")).unwrap();
+        // The client's clock was set back by a day between the two.
+        let of = |id: &str, n: u64| Request { id: RequestId::new(id).unwrap(), ..request(n) };
+        let (first, second) = (of("20261123-120000-000-10-1", 1), of("20261122-120000-000-11-1", 2));
+        store.commit(&[first.clone(), second.clone()], &[]).unwrap();
+        assert_eq!(store.latest(&first.agent, 5).unwrap(), [second, first]);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_is_kept_with_the_next_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ccb.db");
+        let mut store = Store::open(&path).unwrap();
+        store.db.pragma_update(None, "query_only", true).unwrap();
+        assert!(store.set_meta("session.codex", "s1").is_err());
+        assert!(store.commit(&[request(1)], &[]).is_err());
+        assert_eq!(store.damage(), None);
+        assert_eq!(store.meta("session.codex").unwrap().as_deref(), Some("s1"));
+        store.db.pragma_update(None, "query_only", false).unwrap();
+        store.commit(&[request(2)], &[]).unwrap();
+        drop(store);
+        let store = Store::open(&path).unwrap();
+        assert_eq!(store.meta("session.codex").unwrap().as_deref(), Some("s1"));
+        assert_eq!(store.open_requests().unwrap(), [request(2)]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use ccb_core::request::Stage;
 use tokio::time::Instant;
 
 use crate::door::Door;
-use crate::engine::{Engine, log};
+use crate::engine::{Engine, Rest, log};
 use crate::files::Files;
 use crate::lock::{Claim, Lock};
 use crate::process::{Identity, Signal};
@@ -139,7 +139,8 @@ pub(crate) async fn finish_hand_overs(engine: &Engine) {
 
 /// Brings over what the next worker would not find: the requests, if the database is not at its path any more. A
 /// damaged database is set aside for it.
-pub(crate) async fn leave(door: &Door, mut store: Store) {
+pub(crate) async fn leave(door: &Door, rest: Rest) {
+    let Rest { mut store, requests } = rest;
     let (files, ground) = (&door.files, &door.ground);
     if let Some(damage) = store.damage() {
         store.abandon();
@@ -148,13 +149,17 @@ pub(crate) async fn leave(door: &Door, mut store: Store) {
         {
             log(&format!("{error:#}"));
         }
+        // What is in memory may stand on a page that cannot be read any more.
+        if let Err(error) = write_left(door, |part| Store::open(part)?.commit(&requests, &[])) {
+            log(&format!("the requests in memory cannot be brought over: {error:#}"));
+        }
         return;
     }
     if ground.has_store() {
         return;
     }
     let end = Instant::now() + COPY;
-    while let Err(error) = bring_over(door, &mut store) {
+    while let Err(error) = write_left(door, |part| store.copy_to(part)) {
         log(&format!("the requests cannot be brought over to the next worker: {error:#}"));
         if end <= Instant::now() {
             return;
@@ -163,7 +168,8 @@ pub(crate) async fn leave(door: &Door, mut store: Store) {
     }
 }
 
-fn bring_over(door: &Door, store: &mut Store) -> anyhow::Result<()> {
+/// Writes a store for the next worker to take in.
+fn write_left(door: &Door, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
     // The home may be gone, or another directory.
     let files = Files::open(door.files.home().clone())?;
     door.keepsakes.restore(&files).context("cannot write what the agents need")?;
@@ -171,7 +177,7 @@ fn bring_over(door: &Door, store: &mut Store) -> anyhow::Result<()> {
     let run = files.path(file::RUN);
     let (whole, part) = (run.join(&name), run.join(format!("{name}.new")));
     crate::files::remove_if_there(&part)?;
-    store.copy_to(&part)?;
+    write(&part)?;
     std::fs::rename(&part, &whole).with_context(|| format!("cannot write `{}`", whole.display()))?;
     std::fs::File::open(&run)?.sync_all()?;
     log(&format!("the requests are left to the next worker in `{}`", whole.display()));

@@ -62,8 +62,10 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let ground = Arc::new(Ground::of(lock, files.path(file::STORE))?);
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let unsettled = store.open_requests()?.iter().any(|request| !request.is_settled());
+    let clock = Clock::start(store.meta("clock")?.as_deref(), unsettled, store.latest_moment()?);
+    store.remember("clock", clock.kept());
     store.set_meta("generation", &generation.to_string())?;
-    let clock = Clock::start(store.horizon()?.1);
     crate::files::remove_if_there(&files.path(file::SOCKET))?;
     let listener = UnixListener::bind(files.socket(file::SOCKET)).context("cannot open askd's socket")?;
     std::fs::set_permissions(files.path(file::SOCKET), std::fs::Permissions::from_mode(0o600))?;
@@ -109,7 +111,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), door.clone()));
     tokio::spawn(watch_ground(door.clone(), leaving, claim));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
-    record.write("running", None)?;
+    record.write("running", None).context("cannot write `askd.json`")?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone()));
     tokio::spawn(owners.clone().follow_sessions(sessions));
@@ -124,8 +126,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     log(&format!("stopping: {why}"));
     if code == crate::keeper::GIVES_WAY {
         finish_hand_overs(&engine).await;
-        if let Some(store) = engine.stop().await {
-            crate::succession::leave(&door, store).await;
+        if let Some(rest) = engine.stop().await {
+            crate::succession::leave(&door, rest).await;
         }
         // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
         // this one ends at once.
