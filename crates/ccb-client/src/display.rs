@@ -120,6 +120,7 @@ pub(crate) fn health(health: &Health) -> String {
     if let Some(attach) = &attach {
         rows.push(["  panes", attach]);
     }
+    rows.extend(health.notes.iter().map(|note| ["  note", note.as_str()]));
     let rows: Vec<[String; 2]> = rows.into_iter().map(|row| row.map(str::to_owned)).collect();
     text.push_str(&table(&rows));
     text

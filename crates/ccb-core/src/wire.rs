@@ -298,6 +298,9 @@ pub struct Health {
     pub last_end: Option<String>,
     /// The terminal session that shows the agents, if it is ours.
     pub attach: Option<Attach>,
+    /// What the user should know, one sentence each.
+    #[serde(default)]
+    pub notes: Vec<String>,
 }
 
 /// The answer to [`Explain`].

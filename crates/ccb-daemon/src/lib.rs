@@ -21,6 +21,7 @@ pub mod process;
 mod record;
 mod server;
 mod store;
+mod tcp;
 mod timers;
 pub mod tmux;
 mod transport;

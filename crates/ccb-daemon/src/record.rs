@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::engine::log;
 use crate::files::Files;
 use crate::life::Unsettled;
+use crate::tcp::Address;
 
 /// What `askd.json` and `askd.last.json` say of this worker.
 #[derive(Clone)]
@@ -17,6 +18,8 @@ pub(crate) struct Record {
     pub(crate) files: Arc<Files>,
     pub(crate) generation: u64,
     pub(crate) started: Time,
+    /// The TCP door, if it is open.
+    pub(crate) tcp: Option<Address>,
 }
 
 impl Record {
@@ -33,8 +36,10 @@ impl Record {
         if stopped.is_some() {
             return Ok(());
         }
+        let host = self.tcp.as_ref().map(|tcp| tcp.at.ip().to_string());
         let state = json!({
-            "pid": std::process::id(), "host": null, "connect_host": null, "port": null, "token": null,
+            "pid": std::process::id(), "host": host, "connect_host": host,
+            "port": self.tcp.as_ref().map(|tcp| tcp.at.port()), "token": self.tcp.as_ref().map(|tcp| &*tcp.token),
             "started_at": self.started, "parent_pid": null, "managed": false, "work_dir": work_dir,
             "socket": self.files.path(file::SOCKET), "version": env!("CARGO_PKG_VERSION"),
             "protocol": ccb_core::wire::PROTOCOL, "generation": self.generation,

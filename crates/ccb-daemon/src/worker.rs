@@ -12,7 +12,7 @@ use ccb_core::request::Request;
 use ccb_core::settings::{falsy, max_depth, max_open, seconds};
 use ccb_core::state::{Policy, Presence, Sabotage};
 use ccb_core::step::{Effect, Input};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,6 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::agents::Agents;
 use crate::clock::Clock;
 use crate::door::Door;
+use crate::door::guests::{Budget, Guests};
+use crate::door::queue::Memory;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
 use crate::life::{Unsettled, idle_exit};
@@ -27,6 +29,7 @@ use crate::lock::Lock;
 use crate::mount::Mounts;
 use crate::record::{Record, heartbeat, last_end};
 use crate::store::Store;
+use crate::tcp::{Address, LISTEN};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
@@ -52,6 +55,7 @@ fn write_panics(files: &Arc<Files>) {
 
 /// Serves until the end, and returns the exit code for the keeper.
 async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
+    let budget = Budget::take();
     let lock = Arc::new(take_lock(&files).await?);
     let mut store = Store::open(&files.path(file::STORE))?;
     let last_end = last_end(&files);
@@ -68,7 +72,9 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let engine = Engine::start(store, policy(), clock, Outlets { effects: effects_in, news: news_in })?;
     let agents = Agents::new(engine.clone());
     let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
+    let tcp = open_tcp(&engine).await;
     let door = Arc::new(Door {
+        notes: tcp.as_ref().err().map(|error| format!("{error:#}")).into_iter().collect(),
         files: files.clone(),
         engine: engine.clone(),
         agents: agents.clone(),
@@ -83,7 +89,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         stopping: std::sync::Mutex::new(None),
         connections_changed: Notify::new(),
         connections: AtomicU64::new(0),
-        numbers: AtomicU64::new(0),
+        guests: Arc::new(Guests::new(budget)),
+        memory: Memory::new(),
     });
     mounts.recover().await;
     let (arm, orders) = unbounded_channel();
@@ -92,12 +99,17 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(timers::run(orders, engine.clone(), clock));
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock.clone(), door.clone()));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
-    let record = Record { files: files.clone(), generation, started: clock.now() };
+    let tcp = tcp.ok().flatten();
+    let address = tcp.as_ref().map(|(_, address)| address.clone());
+    let record = Record { files: files.clone(), generation, started: clock.now(), tcp: address };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone(), lock));
     tokio::spawn(idle_exit(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
+    if let Some((listener, address)) = tcp {
+        tokio::spawn(crate::tcp::serve(door.clone(), listener, address.token));
+    }
     ready();
 
     until_stopped(&door).await?;
@@ -114,6 +126,18 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
     record.write("stopped", Some(&why))?;
     Ok(code)
+}
+
+/// Opens the TCP door if it is wanted. That it cannot be opened is no reason not to serve.
+async fn open_tcp(engine: &Engine) -> anyhow::Result<Option<(TcpListener, Address)>> {
+    let Some(setting) = std::env::var(LISTEN).ok().filter(|setting| !setting.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let opened = crate::tcp::open(&setting, engine).await;
+    if let Err(error) = &opened {
+        log(&format!("{error:#}"));
+    }
+    opened.map(Some)
 }
 
 /// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.

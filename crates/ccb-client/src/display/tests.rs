@@ -136,6 +136,7 @@ fn status_shows_health_and_the_last_end() {
         accepted: 12,
         last_end: Some("killed by signal 9".into()),
         attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
+        notes: Vec::new(),
     };
     insta::assert_snapshot!(health(&view), @r#"
         askd 0.1.0, pid 12, generation 3, up 5 min 0 s
