@@ -11,6 +11,7 @@ use ccb_core::provider::Rung;
 use ccb_core::wire::{self, Order};
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::door::queue::Out;
 use crate::engine::Engine;
 use crate::process::Identity;
 use crate::transport::Task;
@@ -47,7 +48,7 @@ pub(crate) struct Runner {
     /// The tmux server's socket and the pane.
     pub(crate) pane: Option<(String, String)>,
     /// Lines for its connection, while it has one.
-    pub(crate) orders: Option<UnboundedSender<String>>,
+    pub(crate) orders: Option<Out>,
     /// Which connection that is.
     pub(crate) connection: u64,
 }

@@ -9,7 +9,8 @@ use ccb_core::home::Home;
 /// What `--help` prints.
 const USAGE: &str = "askd: the daemon of one ccb project; `ccb` and `ask` start it by themselves.
 
-Usage: askd [--project DIR]     serve the project at DIR (default: the current directory)
+Usage: askd [--project DIR]     serve the project at DIR (default: the current directory); also --work-dir DIR
+            [--listen 127.0.0.1:0]  open CCB 5.2's TCP protocol there too (also CCB_ASKD_LISTEN)
        askd --shutdown          end the project's daemon in order; its agents go on
        askd --help | --version
 ";
@@ -34,6 +35,7 @@ pub fn main(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> ExitCode
 fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Result<ExitCode> {
     let mut project = None;
     let (mut worker, mut shutdown) = (false, false);
+    let mut listen = None;
     let mut words = arguments.into_iter();
     while let Some(word) = words.next() {
         match word.to_str() {
@@ -45,7 +47,8 @@ fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Resul
                 writeln!(std::io::stdout(), "askd {}", env!("CARGO_PKG_VERSION")).ok();
                 return Ok(ExitCode::SUCCESS);
             }
-            Some("--project") => project = words.next().map(PathBuf::from),
+            Some("--listen") => listen = words.next().map(|place| place.to_string_lossy().into_owned()),
+            Some("--project" | "--work-dir") => project = words.next().map(PathBuf::from),
             Some("--worker") => worker = true,
             Some("--shutdown") => shutdown = true,
             _ => anyhow::bail!("unknown argument `{}`; see askd --help", word.display()),
@@ -59,7 +62,7 @@ fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>) -> anyhow::Resul
     if shutdown {
         return crate::shutdown::run(&home);
     }
-    if worker { crate::worker::run(home) } else { crate::keeper::run(home) }
+    if worker { crate::worker::run(home) } else { crate::keeper::run(home, listen) }
 }
 
 /// Returns the home of the project: where `CCB_RUN_DIR` says, if that is this project's, else in the user's state directory.

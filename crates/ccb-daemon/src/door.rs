@@ -1,16 +1,20 @@
 //! askd's door: the Unix socket, one task a connection. Only the same user is served.
 
+pub(crate) mod guests;
+pub(crate) mod queue;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ccb_core::time::Time;
-use tokio::io::{AsyncBufRead, AsyncBufReadExt as _};
 use tokio::net::UnixListener;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 use crate::agents::Agents;
 use crate::clock::Clock;
+use crate::door::guests::Guests;
+use crate::door::queue::Memory;
 use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::keeper::{GIVES_WAY, STOPPED};
@@ -22,9 +26,6 @@ use crate::succession::Keepsakes;
 
 /// How long a connection may take for its handshake.
 pub(crate) const HANDSHAKE: Duration = Duration::from_secs(5);
-
-/// How many connections may be open that have not shaken hands.
-const STRANGERS: usize = 64;
 
 /// What every connection needs.
 pub(crate) struct Door {
@@ -40,7 +41,7 @@ pub(crate) struct Door {
     pub(crate) ground: Arc<Ground>,
     /// What a successor needs beside the store.
     pub(crate) keepsakes: Keepsakes,
-    /// What `ccb status` tells of the store.
+    /// What `ccb status` tells beside: a damaged store, a TCP door that cannot be opened.
     pub(crate) notes: Vec<String>,
     /// Whose daemon this is.
     pub(crate) owners: Arc<Owners>,
@@ -64,39 +65,49 @@ pub(crate) struct Door {
     pub(crate) connections_changed: Notify,
     /// How many connections are open.
     pub(crate) connections: AtomicU64,
-    /// The numbers of connections.
-    pub(crate) numbers: AtomicU64,
+    /// Who they are.
+    pub(crate) guests: Arc<Guests>,
+    /// What they may hold.
+    pub(crate) memory: Memory,
 }
 
-/// Accepts connections until the task is dropped.
+/// Accepts connections until the task is dropped, and waits for nobody.
 pub(crate) async fn serve(door: Arc<Door>, listener: UnixListener) {
-    let strangers = Arc::new(Semaphore::new(STRANGERS));
     let own = rustix::process::getuid().as_raw();
+    let mut failing = false;
     loop {
-        let Ok(permit) = strangers.clone().acquire_owned().await else { return };
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: what is open goes on, new ones wait.
-                log(&format!("cannot accept a connection: {error}"));
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                door.cannot_accept(&error, &mut failing).await;
                 continue;
             }
         };
+        failing = false;
         let Ok(peer) = stream.peer_cred() else { continue };
-        if peer.uid() != own && own != 0 {
+        if peer.uid() != own {
             log(&format!("refused a connection of uid {}", peer.uid()));
             continue;
         }
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        let door = door.clone();
+        let guest = door.guests.enter(pid);
+        let served = door.clone();
         tokio::spawn(async move {
-            door.connections.fetch_add(1, Ordering::SeqCst);
-            door.connections_changed.notify_one();
-            Connection::talk(&door, stream, pid, permit).await;
-            door.connections.fetch_sub(1, Ordering::SeqCst);
-            door.connections_changed.notify_one();
+            let open = served.count();
+            Connection::talk(&served, stream, pid, guest).await;
+            drop(open);
         });
+        door.guests.make_room().await;
+    }
+}
+
+/// A connection that counts as open until this is dropped.
+pub(crate) struct Open(Arc<Door>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::SeqCst);
+        self.0.connections_changed.notify_one();
     }
 }
 
@@ -110,6 +121,22 @@ impl Door {
             return Some(format!("it belongs to process {owner}, which is alive"));
         }
         (caller.is_none() && self.mounts.has_panes().await).then(|| "its agents run".to_owned())
+    }
+
+    /// Counts one more connection.
+    pub(crate) fn count(self: &Arc<Self>) -> Open {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        self.connections_changed.notify_one();
+        Open(self.clone())
+    }
+
+    /// Out of descriptors, most likely: somebody goes, what is open goes on, new ones wait. It is said once.
+    pub(crate) async fn cannot_accept(&self, error: &std::io::Error, failing: &mut bool) {
+        if !std::mem::replace(failing, true) {
+            log(&format!("cannot accept a connection: {error}"));
+        }
+        self.guests.relieve();
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
     /// Has the daemon end in order.
@@ -133,23 +160,5 @@ impl Door {
         let mut stopping = self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         stopping.get_or_insert_with(|| (why.to_owned(), code));
         self.stop.notify_one();
-    }
-}
-
-/// Reads one line of at most `limit` bytes; none at the end of the stream, or when the line is too long.
-pub(crate) async fn read_line(reader: &mut (impl AsyncBufRead + Unpin), limit: usize) -> Option<String> {
-    let mut line = Vec::new();
-    loop {
-        let chunk = reader.fill_buf().await.ok().filter(|chunk| !chunk.is_empty())?;
-        let end = chunk.iter().position(|b| *b == b'\n');
-        let taken = end.map_or(chunk.len(), |i| i + 1);
-        line.extend_from_slice(&chunk[..taken]);
-        reader.consume(taken);
-        if line.len() > limit {
-            return None;
-        }
-        if end.is_some() {
-            return String::from_utf8(line).ok();
-        }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) const SETTINGS: &str = "run/settings.json";
 /// The settings of the daemon, as docs/configuration.md has them.
 const SETTING_NAMES: &[&str] = &[
     "CCB_ASKD_IDLE_TIMEOUT_S",
+    crate::tcp::LISTEN,
     "CCB_COMPLETION_HOOK_ENABLED",
     "CCB_HEARTBEAT_INTERVAL_S",
     "CCB_PROOF_GRACE_S",
@@ -65,7 +66,7 @@ pub(crate) const GIVES_WAY: u8 = 75;
 struct Told(String);
 
 /// Runs the keeper until the worker has stopped in order.
-pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(home: Home, listen: Option<String>) -> anyhow::Result<ExitCode> {
     // A session of our own: the terminal of whoever started us does not end us. Refused if we lead one already.
     rustix::process::setsid().ok();
     let files = Files::open(home)?;
@@ -75,7 +76,7 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     };
     rustix::stdio::dup2_stderr(files.log().context("cannot write the log")?)?;
     let signals = Signals::new()?;
-    let settings = settings(&files)?;
+    let settings = settings(&files, listen)?;
     let mut keeper =
         Keeper { files, lock, signals, settings, short_lives: 0, reported: false, replacing: false, served: false };
     keeper.keep()
@@ -83,10 +84,11 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
 
 /// The settings of the one who started the first keeper hold for its successors too, whoever starts them: a pane's
 /// runner has a terminal's environment. An orderly end forgets them.
-fn settings(files: &Files) -> anyhow::Result<BTreeMap<String, String>> {
+fn settings(files: &Files, listen: Option<String>) -> anyhow::Result<BTreeMap<String, String>> {
     let kept = std::fs::read_to_string(files.path(SETTINGS)).unwrap_or_default();
     let mut settings: BTreeMap<String, String> = serde_json::from_str(&kept).unwrap_or_default();
     settings.extend(SETTING_NAMES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    settings.extend(listen.map(|place| (crate::tcp::LISTEN.to_owned(), place)));
     files
         .write(SETTINGS, &serde_json::to_string(&settings)?)
         .with_context(|| format!("cannot write `{}`", files.path(SETTINGS).display()))?;
@@ -189,7 +191,7 @@ impl Keeper {
             if !self.lock.is_ours() {
                 // The home that is there now may be another keeper's. If it is nobody's, it is ours.
                 log("the keeper's lock was deleted, and the worker has ended: whoever gets the new lock goes on");
-                return run(self.files.home().clone());
+                return run(self.files.home().clone(), self.settings.get(crate::tcp::LISTEN).cloned());
             }
             let (cause, in_order) = self.bury(&mut worker);
             let replaced = std::mem::take(&mut self.replacing);

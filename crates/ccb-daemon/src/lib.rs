@@ -24,6 +24,7 @@ mod server;
 mod shutdown;
 mod store;
 mod succession;
+mod tcp;
 mod timers;
 pub mod tmux;
 mod transport;

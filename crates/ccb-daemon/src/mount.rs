@@ -26,6 +26,7 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
 use crate::agents::{Agents, Runner, Slot};
+use crate::door::queue::Out;
 use crate::engine::{Engine, log};
 use crate::files::Files;
 use crate::injection;
@@ -449,7 +450,7 @@ impl Mounts {
         pane: Option<String>,
         pid: u32,
         connection: u64,
-        orders: &UnboundedSender<String>,
+        orders: &Out,
     ) -> Result<LaunchSpec, Refusal> {
         let identity = Identity::of(pid).ok_or_else(|| Refusal::new(Code::Launch, "the runner's process is gone"))?;
         let env = self.environment(agent)?;

@@ -12,9 +12,10 @@ use ccb_core::ownership::{Change, Instance, Kind, Ownership};
 use ccb_core::settings::falsy;
 use ccb_core::wire::{self, Attached, Code, Owned, Refusal, Who};
 use tokio::sync::Notify;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::clock::Clock;
+use crate::door::queue::Out;
 use crate::engine::{Engine, log};
 use crate::process::{self, Identity};
 use crate::record::Record;
@@ -29,7 +30,7 @@ const LOOK: Duration = Duration::from_secs(2);
 pub(crate) struct Owners {
     state: Mutex<Ownership<Identity>>,
     /// The connections of instances, by number.
-    listeners: Mutex<BTreeMap<u64, (Identity, UnboundedSender<String>)>>,
+    listeners: Mutex<BTreeMap<u64, (Identity, Out)>>,
     engine: Engine,
     clock: Clock,
     record: Record,
@@ -77,7 +78,7 @@ impl Owners {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, (Identity, UnboundedSender<String>)>> {
+    fn listeners(&self) -> MutexGuard<'_, BTreeMap<u64, (Identity, Out)>> {
         self.listeners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -116,7 +117,7 @@ impl Owners {
         self: &Arc<Self>,
         pid: u32,
         number: u64,
-        out: &UnboundedSender<String>,
+        out: &Out,
         force: bool,
     ) -> Result<Attached, Refusal> {
         let process = Identity::of(pid).ok_or_else(|| {

@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::engine::log;
 use crate::files::Files;
 use crate::life::Unsettled;
+use crate::tcp::Address;
 
 /// What `askd.json` and `askd.last.json` say of this worker.
 #[derive(Clone)]
@@ -19,6 +20,8 @@ pub(crate) struct Record {
     pub(crate) started: Time,
     /// The owner's pid, and the pids of the attached.
     pub(crate) owners: Arc<Mutex<(Option<u32>, Vec<u32>)>>,
+    /// The TCP door, if it is open.
+    pub(crate) tcp: Option<Address>,
 }
 
 impl Record {
@@ -42,8 +45,10 @@ impl Record {
         if stopped.is_some() {
             return Ok(());
         }
+        let host = self.tcp.as_ref().map(|tcp| tcp.at.ip().to_string());
         let state = json!({
-            "pid": std::process::id(), "host": null, "connect_host": null, "port": null, "token": null,
+            "pid": std::process::id(), "host": host, "connect_host": host,
+            "port": self.tcp.as_ref().map(|tcp| tcp.at.port()), "token": self.tcp.as_ref().map(|tcp| &*tcp.token),
             "started_at": self.started, "parent_pid": parent, "managed": managed, "work_dir": work_dir,
             "attached": attached,
             "socket": self.files.path(file::SOCKET), "version": env!("CARGO_PKG_VERSION"),

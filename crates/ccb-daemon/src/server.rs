@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use ccb_core::id::{AgentName, RequestId, nearest};
 use ccb_core::request::{Asker, Request};
@@ -12,21 +13,32 @@ use ccb_core::step::{Input, Verdict};
 use ccb_core::wire::{self, Call, Code, Refusal};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::io::{AsyncWriteExt as _, BufReader};
+use tokio::io::AsyncRead;
 use tokio::net::UnixStream;
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::AbortHandle;
 
-use crate::door::{Door, HANDSHAKE, read_line};
+use crate::door::guests::{Guest, Standing};
+use crate::door::queue::{Line, Lines, Out, is_sprawling};
+use crate::door::{Door, HANDSHAKE};
 use crate::transport::Task;
 use crate::{process, views};
+
+/// How long what is left may take to be written to one that has to make room.
+const PARTING: Duration = Duration::from_millis(100);
+
+/// The length, in bytes, from which on a line is read beside everything else.
+const LONG: usize = 1 << 20;
+
+/// How many answers a connection may wait for at a time.
+const WAITS: usize = 256;
 
 /// One connection.
 pub(crate) struct Connection {
     door: Arc<Door>,
-    out: UnboundedSender<String>,
+    out: Out,
     pid: u32,
-    number: u64,
+    guest: Guest,
     role: String,
     runs: Option<AgentName>,
     /// Whether its caller speaks another protocol: one call is left to it.
@@ -35,75 +47,91 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// Returns a connection of that process that has not shaken hands.
+    pub(crate) fn new(door: &Arc<Door>, out: Out, pid: u32, guest: Guest) -> Self {
+        let role = String::new();
+        Self { door: door.clone(), out, pid, guest, role, runs: None, other: false, waits: Vec::new() }
+    }
+
     /// Serves the connection to its end.
-    pub(crate) async fn talk(
-        door: &Arc<Door>,
-        stream: UnixStream,
-        pid: u32,
-        permit: tokio::sync::OwnedSemaphorePermit,
-    ) {
-        let (reading, mut writing) = stream.into_split();
-        let (out, mut lines) = unbounded_channel::<String>();
-        let mut writer = tokio::spawn(async move {
-            while let Some(line) = lines.recv().await {
-                if writing.write_all(line.as_bytes()).await.is_err() {
-                    return;
-                }
-            }
-        });
-        let number = door.numbers.fetch_add(1, Ordering::SeqCst) + 1;
-        let mut connection = Self {
-            door: door.clone(),
-            out,
-            pid,
-            number,
-            role: String::new(),
-            runs: None,
-            other: false,
-            waits: Vec::new(),
-        };
-        let mut reader = BufReader::new(reading);
-        let first = tokio::time::timeout(HANDSHAKE, read_line(&mut reader, wire::LINE_LIMIT_BEFORE_HELLO)).await;
-        let welcome = match first {
-            Ok(Some(line)) => connection.hello(&line),
-            Ok(None) | Err(_) => false,
-        };
+    pub(crate) async fn talk(door: &Arc<Door>, stream: UnixStream, pid: u32, guest: Guest) {
+        let (reading, writing) = stream.into_split();
+        let (out, writing) = Out::open(writing, door.memory.clone());
+        let mut writer = tokio::spawn(writing);
+        let mut connection = Self::new(door, out, pid, guest);
+        let mut lines = Lines::new(reading, door.memory.clone());
+        let welcome = tokio::time::timeout(HANDSHAKE, connection.greet(&mut lines)).await;
         // One call is left to a caller of another protocol, which then waits for our end.
         while connection.other
             && let Ok(Some(line)) =
-                tokio::time::timeout(HANDSHAKE, read_line(&mut reader, wire::LINE_LIMIT_BEFORE_HELLO)).await
+                tokio::time::timeout(HANDSHAKE, connection.hear(&mut lines, wire::LINE_LIMIT_BEFORE_HELLO)).await
         {
-            connection.replaced(&line).await;
+            connection.replaced(&line.text).await;
         }
-        drop(permit);
-        if welcome {
-            while let Some(line) = read_line(&mut reader, wire::LINE_LIMIT).await {
-                connection.line(&line).await;
+        if welcome.unwrap_or(false) {
+            while let Some(line) = connection.hear(&mut lines, wire::LINE_LIMIT).await {
+                connection.guest.set_busy(true);
+                connection.line(line).await;
+                connection.guest.set_busy(false);
             }
         }
-        connection.end();
-        drop(connection);
+        drop(lines);
+        let guest = connection.end();
         // What is still to be written is written while the other side reads.
-        if tokio::time::timeout(HANDSHAKE, &mut writer).await.is_err() {
+        let patience = if guest.is_leaving() { PARTING } else { HANDSHAKE };
+        if tokio::time::timeout(patience, &mut writer).await.is_err() {
             writer.abort();
+            writer.await.ok();
         }
     }
 
-    fn answer(&self, id: &Value, result: Result<Value, Refusal>) {
-        self.out.send(wire::answer_line(id, result)).ok();
+    /// Reads the next line; none if the connection is to be closed. What cannot be a line is answered in words.
+    async fn hear(&self, lines: &mut Lines<impl AsyncRead + Unpin>, limit: usize) -> Option<Line> {
+        self.out.room().await;
+        if self.out.is_cut() {
+            return None;
+        }
+        let next = lines.next(limit);
+        tokio::pin!(next);
+        let heard = tokio::select! {
+            biased;
+            heard = &mut next => heard,
+            () = self.guest.told() => {
+                // A line that is there already is served.
+                tokio::select! {
+                    biased;
+                    heard = &mut next => heard,
+                    () = std::future::ready(()) => Ok(None),
+                }
+            }
+            () = self.out.cut() => Ok(None),
+        };
+        match heard {
+            Ok(line) => line,
+            Err(refusal) => {
+                self.answer(&Value::Null, Err(refusal)).await;
+                None
+            }
+        }
     }
 
-    fn hello(&mut self, line: &str) -> bool {
-        let call = match wire::parse_call(line) {
+    async fn answer(&self, id: &Value, result: Result<Value, Refusal>) {
+        self.out.answer(id, result).await.ok();
+    }
+
+    /// Hears the first line, which is the handshake; true if there is one.
+    async fn greet(&mut self, lines: &mut Lines<impl AsyncRead + Unpin>) -> bool {
+        let Some(line) = self.hear(lines, wire::LINE_LIMIT_BEFORE_HELLO).await else { return false };
+        let call = match wire::parse_call(&line.text) {
             Ok(call) => call,
             Err(refusal) => {
-                self.answer(&Value::Null, Err(refusal));
+                self.answer(&Value::Null, Err(refusal)).await;
                 return false;
             }
         };
         let result = self.shake_hands(&call);
         let fine = result.is_ok();
-        self.answer(&call.id, result);
+        self.answer(&call.id, result).await;
         fine
     }
 
@@ -125,6 +153,14 @@ impl Connection {
         if hello.project != home.project() {
             let message = format!("this is the daemon of `{}`, not of the caller's project", home.work_dir().display());
             return Err(Refusal::new(Code::Project, message));
+        }
+        let standing = match hello.role.as_str() {
+            "client" | "hook" => Standing::Client,
+            _ => Standing::Kept,
+        };
+        if !self.guest.admit(standing) {
+            let message = "askd has as many connections as its limit of descriptors allows, and all are in use";
+            return Err(Refusal::new(Code::Internal, message).hint("wait for one to end, or raise `ulimit -n`"));
         }
         hello.role.clone_into(&mut self.role);
         if self.role == "keeper" {
@@ -154,7 +190,7 @@ impl Connection {
             }
             Err(refusal) => (Value::Null, Err(refusal)),
         };
-        self.answer(&id, result);
+        self.answer(&id, result).await;
     }
 
     async fn replace(&self, params: Value) -> Result<Value, Refusal> {
@@ -171,20 +207,21 @@ impl Connection {
         to_value(&wire::Done {})
     }
 
-    async fn line(&mut self, line: &str) {
-        let call = match wire::parse_call(line) {
+    async fn line(&mut self, line: Line) {
+        let Line { text, held: _held } = line;
+        let call = match parse(text).await {
             Ok(call) => call,
-            Err(refusal) => return self.answer(&Value::Null, Err(refusal)),
+            Err(refusal) => return self.answer(&Value::Null, Err(refusal)).await,
         };
         if call.method == wire::Wait::METHOD {
             match parameters::<wire::Wait>(call.params) {
                 Ok(wait) => self.wait(call.id, wait).await,
-                Err(refusal) => self.answer(&call.id, Err(refusal)),
+                Err(refusal) => self.answer(&call.id, Err(refusal)).await,
             }
             return;
         }
         let result = self.dispatch(&call.method, call.params).await;
-        self.answer(&call.id, result);
+        self.answer(&call.id, result).await;
     }
 
     async fn dispatch(&mut self, method: &str, params: Value) -> Result<Value, Refusal> {
@@ -219,17 +256,18 @@ impl Connection {
             }
             wire::Attach::METHOD => {
                 let wire::Attach { force } = parameters(params)?;
-                to_value(&self.door.owners.attach(self.pid, self.number, &self.out, force).await?)
+                self.guest.admit(Standing::Kept);
+                to_value(&self.door.owners.attach(self.pid, self.guest.number(), &self.out, force).await?)
             }
             wire::Detach::METHOD => {
-                self.door.owners.detach(self.pid, self.number).await;
+                self.door.owners.detach(self.pid, self.guest.number()).await;
                 to_value(&wire::Done {})
             }
             wire::Shutdown::METHOD => self.shutdown(parameters(params)?).await,
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;
                 let agent = self.agent(&agent)?;
-                let spec = self.door.mounts.launch(&agent, pane, self.pid, self.number, &self.out).await?;
+                let spec = self.door.mounts.launch(&agent, pane, self.pid, self.guest.number(), &self.out).await?;
                 self.runs = Some(agent);
                 to_value(&spec)
             }
@@ -284,7 +322,8 @@ impl Connection {
         }
     }
 
-    async fn ask(&self, ask: wire::Ask) -> Result<wire::Accepted, Refusal> {
+    /// Accepts a request.
+    pub(crate) async fn ask(&self, ask: wire::Ask) -> Result<wire::Accepted, Refusal> {
         let agent = match (self.agent(&ask.agent), AgentName::new(&ask.agent)) {
             (Ok(agent), _) => agent,
             // What was accepted once is answered, whatever has become of its agent.
@@ -439,28 +478,35 @@ impl Connection {
     async fn wait(&mut self, call: Value, wait: wire::Wait) {
         let id = wait.id;
         if let Err(refusal) = self.view(id.clone()).await {
-            return self.answer(&call, Err(refusal));
+            return self.answer(&call, Err(refusal)).await;
         }
+        if self.guest.open_waits() >= WAITS {
+            let message = format!("this connection waits for {WAITS} answers already");
+            return self.answer(&call, Err(Refusal::new(Code::TooMany, message))).await;
+        }
+        let waiting = self.guest.waits();
         let (tx, mut changes) = unbounded_channel();
         self.door.engine.tell(Input::Waits { id: id.clone() });
         self.door.engine.follow(id.clone(), tx);
         let (door, out) = (self.door.clone(), self.out.clone());
         let task = tokio::spawn(async move {
+            let _waiting = waiting;
             while let Some(request) = changes.recv().await {
+                let _turn = out.turn().await;
                 let settled = request.is_settled();
                 let look = door
                     .engine
                     .look(move |view| (views::request(view.state, &request), views::progress(view.state, &request)));
                 let Ok((view, progress)) = look.await else { return };
-                let line = if settled {
-                    wire::answer_line(&call, to_value(&view))
-                } else {
-                    wire::notice_line("progress", &progress)
-                };
                 if settled && crate::failpoint::sabotaged("acknowledgement") {
                     door.engine.tell(Input::Acknowledged { id: view.id.clone() });
                 }
-                if out.send(line).is_err() || settled {
+                let sent = if settled {
+                    out.answer(&call, to_value(&view)).await
+                } else {
+                    out.send(wire::notice_line("progress", &progress))
+                };
+                if sent.is_err() || settled {
                     return;
                 }
             }
@@ -469,7 +515,7 @@ impl Connection {
     }
 
     /// The connection is over: what hung on it is told.
-    fn end(&mut self) {
+    fn end(mut self) -> Guest {
         for (id, task) in self.waits.drain(..) {
             task.abort();
             self.door.engine.tell(Input::WaiterGone { id });
@@ -479,10 +525,11 @@ impl Connection {
         {
             self.door.keeper_lost.notify_one();
         }
-        self.door.owners.disconnected(self.number);
+        self.door.owners.disconnected(self.guest.number());
         if let Some(agent) = self.runs.take() {
-            self.door.mounts.runner_lost(&agent, self.number);
+            self.door.mounts.runner_lost(&agent, self.guest.number());
         }
+        self.guest
     }
 }
 
@@ -504,6 +551,34 @@ fn another_protocol(hello: &wire::Hello) -> Refusal {
         "`ccb kill` of its version ends it"
     };
     Refusal { other: Some(ours), ..Refusal::new(Code::Protocol, message).hint(hint) }
+}
+
+/// Reads a call.
+async fn parse(text: String) -> Result<wire::Line, Refusal> {
+    beside(text, wire::parse_call).await
+}
+
+/// Reads any JSON.
+pub(crate) async fn json(text: String) -> Result<Value, Refusal> {
+    let read = |text: &str| serde_json::from_str(text);
+    beside(text, move |text| read(text).map_err(|error| Refusal::new(Code::BadCall, error.to_string()))).await
+}
+
+/// Reads a line; a long one on a thread of its own, so that nobody waits for it.
+async fn beside<T: Send + 'static>(
+    text: String,
+    read: impl FnOnce(&str) -> Result<T, Refusal> + Send + 'static,
+) -> Result<T, Refusal> {
+    if text.len() < LONG {
+        return read(&text);
+    }
+    let done = tokio::task::spawn_blocking(move || {
+        if is_sprawling(&text) {
+            return Err(Refusal::new(Code::BadCall, "the line has more values in it than any call"));
+        }
+        read(&text)
+    });
+    done.await.unwrap_or_else(|error| Err(Refusal::new(Code::Internal, error.to_string())))
 }
 
 fn too_deep(depth: u32, limit: u32) -> Refusal {

@@ -12,7 +12,7 @@ use ccb_core::request::Request;
 use ccb_core::settings::{falsy, max_depth, max_open, seconds};
 use ccb_core::state::{Policy, Presence, Sabotage};
 use ccb_core::step::{Effect, Input};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -20,6 +20,8 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::agents::Agents;
 use crate::clock::Clock;
 use crate::door::Door;
+use crate::door::guests::{Budget, Guests};
+use crate::door::queue::Memory;
 use crate::engine::{Engine, Outlets, log};
 use crate::files::Files;
 use crate::life::{Unsettled, end_when_unused};
@@ -28,6 +30,7 @@ use crate::mount::Mounts;
 use crate::ownership::Owners;
 use crate::record::{Record, heartbeat, last_end};
 use crate::succession::{Keepsakes, finish_hand_overs, open_store, take_locks};
+use crate::tcp::{Address, LISTEN};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
@@ -53,12 +56,13 @@ fn write_panics(files: &Arc<Files>) {
 
 /// Serves until the end, and returns the exit code for the keeper.
 async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
+    let budget = Budget::take();
     let Some((lock, claim)) = take_locks(&files).await? else {
         let (path, pid) = (files.path(file::WORKER_LOCK), std::process::id());
         say(&format!("error: another worker of this project has `{}`, and worker {pid} gives way", path.display()));
         return Ok(crate::keeper::GIVES_WAY);
     };
-    let (mut store, notes) = open_store(&files)?;
+    let (mut store, mut notes) = open_store(&files)?;
     let ground = Arc::new(Ground::of(lock, files.path(file::STORE))?);
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
@@ -79,7 +83,12 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let agents = Agents::new(engine.clone());
     let (session_in, sessions) = unbounded_channel();
     let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone(), session_in));
-    let record = Record { files: files.clone(), generation, started: clock.now(), owners: Arc::default() };
+    let tcp = open_tcp(&engine).await;
+    notes.extend(tcp.as_ref().err().map(|error| format!("{error:#}")));
+    let tcp = tcp.ok().flatten();
+    let address = tcp.as_ref().map(|(_, address)| address.clone());
+    let record =
+        Record { files: files.clone(), generation, started: clock.now(), owners: Arc::default(), tcp: address };
     let owners = Owners::restore(engine.clone(), clock, record.clone()).await;
     let door = Arc::new(Door {
         files: files.clone(),
@@ -100,7 +109,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         stopping: std::sync::Mutex::new(None),
         connections_changed: Notify::new(),
         connections: AtomicU64::new(0),
-        numbers: AtomicU64::new(0),
+        guests: Arc::new(Guests::new(budget)),
+        memory: Memory::new(),
     });
     door.keepsakes.look(&files);
     mounts.recover().await;
@@ -117,6 +127,9 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(owners.clone().follow_sessions(sessions));
     tokio::spawn(end_when_unused(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
+    if let Some((listener, address)) = tcp {
+        tokio::spawn(crate::tcp::serve(door.clone(), listener, address.token));
+    }
     ready();
 
     until_stopped(&door).await?;
@@ -140,6 +153,18 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
     record.write("stopped", Some(&why))?;
     Ok(code)
+}
+
+/// Opens the TCP door if it is wanted. That it cannot be opened is no reason not to serve.
+async fn open_tcp(engine: &Engine) -> anyhow::Result<Option<(TcpListener, Address)>> {
+    let Some(setting) = std::env::var(LISTEN).ok().filter(|setting| !setting.trim().is_empty()) else {
+        return Ok(None);
+    };
+    let opened = crate::tcp::open(&setting, engine).await;
+    if let Err(error) = &opened {
+        log(&format!("{error:#}"));
+    }
+    opened.map(Some)
 }
 
 /// Says on the standard output, which the keeper reads, that the socket is open.
