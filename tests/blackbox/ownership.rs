@@ -142,8 +142,8 @@ fn until_ended(env: &TestEnv) -> String {
 /// Watches that the daemon does not end.
 #[track_caller]
 fn stays(env: &TestEnv) {
-    let before = daemons(env);
-    assert_eq!(before.len(), 2, "{before:?}");
+    // A keeper too many, started by a client that has seen a worker without one, goes by itself.
+    let before = until("one keeper watches one worker", || Some(daemons(env)).filter(|all| all.len() == 2));
     assert!(within(STAYS, || (daemons(env) != before).then_some(())).is_none(), "{:#?}", last_end(env));
 }
 
