@@ -193,9 +193,28 @@ fn a_database_of_a_newer_ccb_is_left_alone_and_told_at_once() {
     assert_eq!(env.requests().len(), ids.len());
 }
 
-/// A body cannot be written into the home: nothing is handed over, and it goes on by itself.
 #[test]
-fn two_agents_get_what_waits_for_them_after_a_full_disk() {
+fn a_database_that_is_not_there_is_told_and_not_passed_off_as_empty() {
+    let (env, database, ids) = many_queued();
+    std::fs::remove_file(&database).unwrap();
+    let told = notes(&env);
+    assert!(told.contains("was empty or not there") && told.contains("ccb.db"), "{told}");
+    env.ccb(&["explain", &ids[0]]).says(1, &["no request"]);
+    env.mount();
+    goes_on(&env, "stub");
+}
+
+#[test]
+fn a_daemon_ends_when_it_is_told_to_though_the_disk_is_full() {
+    let Some(setup) = Setup::default().on_disk("16m") else { return };
+    let env = TestEnv::start(setup);
+    env.disk().fill();
+    assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+    until("nothing runs", || env.processes().is_empty().then_some(()));
+}
+
+#[test]
+fn two_agents_are_served_again_after_a_full_disk() {
     let Some(setup) = Setup::of(vec![Stub::new("first"), Stub::blind("second")]).on_disk("16m") else { return };
     let env = TestEnv::start(setup);
     env.disk().fill();

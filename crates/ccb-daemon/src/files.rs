@@ -103,10 +103,14 @@ pub(crate) fn write_durable(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn replace(path: &Path, bytes: &[u8], finish: impl FnOnce(&File) -> io::Result<()>) -> io::Result<()> {
     let mut sibling = path.as_os_str().to_owned();
     sibling.push(format!(".{}.new", std::process::id()));
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&sibling)?;
-    file.write_all(bytes)?;
-    finish(&file)?;
-    std::fs::rename(&sibling, path)
+    let write = || {
+        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&sibling)?;
+        file.write_all(bytes)?;
+        finish(&file)?;
+        std::fs::rename(&sibling, path)
+    };
+    // On a full disk nothing is left that would fill it further.
+    write().inspect_err(|_| drop(std::fs::remove_file(&sibling)))
 }
 
 /// Removes a file; that it is not there is as good.

@@ -188,7 +188,7 @@ impl Keeper {
             self.say(&format!("ready {}", worker.identity.pid));
             // One that is left sees the end of our pings, and starts a keeper that adopts it.
             let Watched::Ended { stopping } = self.watch(&mut worker)? else { return Ok(ExitCode::SUCCESS) };
-            if !self.lock.is_ours() {
+            if !stopping && !self.lock.is_ours() {
                 // The home that is there now may be another keeper's. If it is nobody's, it is ours.
                 log("the keeper's lock was deleted, and the worker has ended: whoever gets the new lock goes on");
                 return run(self.files.home().clone(), self.settings.get(crate::tcp::LISTEN).cloned());

@@ -141,10 +141,13 @@ impl Claim {
         rustix::net::sockopt::socket_peercred(&stream).ok().map(|peer| peer.uid.as_raw())
     }
 
-    /// An abstract address: it belongs to the process and to no directory.
+    /// An abstract address: it belongs to the process and to no directory. Containers that share a network have the
+    /// same paths and mean other files by them.
     fn name(home: &Home) -> io::Result<std::os::unix::net::SocketAddr> {
         use std::os::linux::net::SocketAddrExt as _;
-        let name = format!("ccb/{}/{}", rustix::process::getuid().as_raw(), &project_id(home.root())[..32]);
+        let files = std::fs::read_link("/proc/self/ns/mnt").unwrap_or_default();
+        let place = format!("{}/{}", files.display(), &project_id(home.root())[..32]);
+        let name = format!("ccb/{}/{place}", rustix::process::getuid().as_raw());
         std::os::unix::net::SocketAddr::from_abstract_name(name)
     }
 }

@@ -111,14 +111,33 @@ pub(crate) fn open_store(files: &Files) -> anyhow::Result<(Store, Vec<String>)> 
             Err(error) => notes.push(format!("requests of an earlier askd could not be taken in: {error:#}")),
         }
     }
+    if notes.is_empty() && store.meta("generation")?.is_none() && has_served(files) {
+        let words =
+            format!("the store `{}` was empty or not there: what was asked before is not known", path.display());
+        log(&words);
+        notes.push(words);
+    }
     Ok((store, notes))
+}
+
+/// Returns whether a worker has served in this home before, which must have left a store.
+fn has_served(files: &Files) -> bool {
+    let text = std::fs::read_to_string(files.path(file::LAST)).unwrap_or_default();
+    let last: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    last["generation"].as_u64().is_some_and(|generation| generation > 0)
 }
 
 fn left_behind(files: &Files) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(files.path(file::RUN)).into_iter().flatten().flatten();
-    let ours = |name: &str| name.starts_with(LEFT.0) && name.ends_with(LEFT.1);
-    let mut left: Vec<PathBuf> =
-        entries.filter(|entry| entry.file_name().to_str().is_some_and(ours)).map(|entry| entry.path()).collect();
+    let named = |entry: &std::fs::DirEntry| entry.file_name().to_str().is_some_and(|name| name.starts_with(LEFT.0));
+    let (mut left, parts): (Vec<PathBuf>, Vec<PathBuf>) = entries
+        .filter(named)
+        .map(|entry| entry.path())
+        .partition(|path| path.extension().is_some_and(|end| end == LEFT.1.trim_start_matches('.')));
+    // Whoever wrote a part that is not whole has died at it.
+    for part in parts {
+        crate::files::remove_if_there(&part).ok();
+    }
     left.sort();
     left
 }

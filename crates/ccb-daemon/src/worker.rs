@@ -133,26 +133,37 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     ready();
 
     until_stopped(&door).await?;
-    owners.close();
+    Ok(end(&door, &record).await)
+}
+
+/// Ends this worker: in order, or so that the next one goes on from where it was. Returns the exit code.
+async fn end(door: &Door, record: &Record) -> u8 {
+    door.owners.close();
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
-    if code == crate::keeper::GIVES_WAY {
-        finish_hand_overs(&engine).await;
-        if let Some(rest) = engine.stop().await {
-            crate::succession::leave(&door, rest).await;
+    if code == crate::keeper::GIVES_WAY || door.ground.lost().is_some() {
+        finish_hand_overs(&door.engine).await;
+        if let Some(rest) = door.engine.stop().await {
+            crate::succession::leave(door, rest).await;
         }
         // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
         // this one ends at once.
-        start_keeper(&door).ok();
-        return Ok(code);
+        if code == crate::keeper::GIVES_WAY {
+            start_keeper(door).ok();
+        }
+        return code;
     }
-    engine.stop().await;
-    crate::files::remove_if_there(&files.path(file::SOCKET))?;
-    crate::files::remove_if_there(&files.path(file::STATE))?;
-    crate::files::remove_if_there(&files.path(crate::keeper::SETTINGS))?;
-    record.write("stopped", Some(&why))?;
-    Ok(code)
+    door.engine.stop().await;
+    // A disk that takes nothing keeps no one from ending.
+    let swept = [file::SOCKET, file::STATE, crate::keeper::SETTINGS]
+        .map(|name| crate::files::remove_if_there(&door.files.path(name)))
+        .into_iter()
+        .chain([record.write("stopped", Some(&why))]);
+    for error in swept.filter_map(Result::err) {
+        log(&format!("the end could not be written down: {error}"));
+    }
+    code
 }
 
 /// Opens the TCP door if it is wanted. That it cannot be opened is no reason not to serve.
