@@ -13,4 +13,6 @@ mod notices;
 mod sabotage;
 mod screens;
 mod start;
+mod state_files;
+mod supervision;
 mod tree;

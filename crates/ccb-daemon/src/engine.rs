@@ -5,7 +5,7 @@
 //! agents are asked anew.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
 use anyhow::Context as _;
@@ -54,6 +54,31 @@ pub(crate) struct Engine {
     /// How many messages were sent and how many are done with: equal while the engine has nothing to do.
     sent: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
+    commit: Arc<CommitMark>,
+    clock: Clock,
+}
+
+/// Whether the engine is inside a commit, and since when: a disk that stalls is told from an engine that hangs.
+#[derive(Default)]
+struct CommitMark {
+    /// The moment at which it began; 0 outside.
+    since: AtomicI64,
+}
+
+/// Takes the mark back when the commit is over, however it ended.
+struct InCommit<'a>(&'a CommitMark);
+
+impl CommitMark {
+    fn enter(&self, now: Time) -> InCommit<'_> {
+        self.since.store(now.0.max(1), Ordering::SeqCst);
+        InCommit(self)
+    }
+}
+
+impl Drop for InCommit<'_> {
+    fn drop(&mut self) {
+        self.0.since.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Where the engine's effects and news go, after the commit.
@@ -69,6 +94,7 @@ impl Engine {
     pub(crate) fn start(store: Store, policy: Policy, clock: Clock, outlets: Outlets) -> anyhow::Result<Self> {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let commit = Arc::new(CommitMark::default());
         let state = restore(&store, policy, clock.now())?;
         let mut work = Work {
             state,
@@ -77,6 +103,7 @@ impl Engine {
             outlets,
             followers: BTreeMap::new(),
             done: done.clone(),
+            commit: commit.clone(),
             stale: false,
             well: true,
         };
@@ -87,7 +114,7 @@ impl Engine {
             .name("engine".into())
             .spawn(move || work.run(&outbox))
             .context("cannot start the engine's thread")?;
-        Ok(Self { inbox, sent, done })
+        Ok(Self { inbox, sent, done, commit, clock })
     }
 
     fn send(&self, message: Message) {
@@ -102,6 +129,12 @@ impl Engine {
             return Ok(());
         }
         self.look(|_| ()).await
+    }
+
+    /// Returns for how long, in milliseconds, the engine has been inside the commit that it is in now, if it is in one.
+    pub(crate) fn stalled(&self) -> Option<u64> {
+        let since = self.commit.since.load(Ordering::SeqCst);
+        (since != 0).then(|| u64::try_from(self.clock.now().since(Time(since))).unwrap_or(0))
     }
 
     /// Hands an input in; nobody waits for it.
@@ -172,6 +205,7 @@ struct Work {
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
     done: Arc<AtomicU64>,
+    commit: Arc<CommitMark>,
     /// Whether something was seen that could not be kept.
     stale: bool,
     /// Whether the last batch was kept.
@@ -270,7 +304,11 @@ impl Work {
         let saves: Vec<Request> = batch.saves.into_values().collect();
         if !saves.is_empty() || !batch.notes.is_empty() {
             crate::failpoint::hit_blocking("engine.before-commit");
-            if let Err(error) = self.store.commit(&saves, &batch.notes) {
+            let committing = self.commit.enter(self.clock.now());
+            crate::failpoint::hit_blocking("store.commit");
+            let committed = self.store.commit(&saves, &batch.notes);
+            drop(committing);
+            if let Err(error) = committed {
                 self.commit_failed(&error, batch.answers);
                 return;
             }
@@ -314,7 +352,11 @@ impl Work {
     /// Commits have failed, and what was seen meanwhile is lost: once the disk takes something again, the agents are
     /// asked anew where their deliveries stand, and the timers are set anew.
     fn catch_up(&mut self) {
-        if self.store.set_meta("disk", &self.clock.now().0.to_string()).is_err() {
+        let commit = self.commit.clone();
+        let committing = commit.enter(self.clock.now());
+        let kept = self.store.set_meta("disk", &self.clock.now().0.to_string());
+        drop(committing);
+        if kept.is_err() {
             return;
         }
         self.stale = false;

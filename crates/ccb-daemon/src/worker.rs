@@ -30,6 +30,9 @@ use crate::store::Store;
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
+/// How long an orderly stop waits for the engine.
+const STOP_PATIENCE: Duration = Duration::from_millis(600);
+
 /// Serves the project until it is told to stop.
 pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     // Whatever we or our libraries create is the user's alone (promise P9).
@@ -37,7 +40,11 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     let files = Arc::new(Files::open(home)?);
     write_panics(&files);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(ExitCode::from(runtime.block_on(serve(files))?))
+    crate::failpoint::hit_blocking("worker.start");
+    let code = runtime.block_on(serve(files));
+    // A file's write that the disk does not finish must not hold an orderly stop.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(code?))
 }
 
 /// Has a panic of any thread end the process, with its message kept for the keeper (promise P8).
@@ -45,14 +52,17 @@ fn write_panics(files: &Arc<Files>) {
     let files = files.clone();
     std::panic::set_hook(Box::new(move |panic| {
         log(&panic.to_string());
-        files.write("run/panic", &panic.to_string().replace('\n', " ")).ok();
+        files.write(crate::keeper::PANIC, &panic.to_string().replace('\n', " ")).ok();
         std::process::abort();
     }));
 }
 
 /// Serves until the end, and returns the exit code for the keeper.
 async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
-    let lock = Arc::new(take_lock(&files).await?);
+    let Some(lock) = take_lock(&files).await?.map(Arc::new) else {
+        say("held");
+        return Ok(crate::keeper::GIVES_WAY);
+    };
     let mut store = Store::open(&files.path(file::STORE))?;
     let last_end = last_end(&files);
     let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
@@ -67,6 +77,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let (news_in, news) = unbounded_channel();
     let engine = Engine::start(store, policy(), clock, Outlets { effects: effects_in, news: news_in })?;
     let agents = Agents::new(engine.clone());
+    let restarts = last_end.as_ref().map_or(0, |end| end.restarts);
+    let record = Record { files: files.clone(), generation, started: clock.now(), restarts };
     let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone()));
     let door = Arc::new(Door {
         files: files.clone(),
@@ -77,6 +89,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         generation,
         started: clock.now(),
         last_end,
+        record: record.clone(),
         keeper: AtomicU32::new(0),
         keeper_lost: Notify::new(),
         stop: Notify::new(),
@@ -92,19 +105,24 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(timers::run(orders, engine.clone(), clock));
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), lock.clone(), door.clone()));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
-    let record = Record { files: files.clone(), generation, started: clock.now() };
     record.write("running", None)?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
     tokio::spawn(replace_keeper(door.clone(), lock));
     tokio::spawn(idle_exit(door.clone(), unsettled));
     tokio::spawn(crate::door::serve(door.clone(), listener));
-    ready();
+    say("ready");
 
     until_stopped(&door).await?;
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
-    engine.stop().await;
+    if code == crate::keeper::STOPPED {
+        record.write("stopping", Some(&why)).ok();
+    }
+    // A commit that the disk does not finish holds nobody: what is not committed was never accepted.
+    if tokio::time::timeout(STOP_PATIENCE, engine.stop()).await.is_err() {
+        log("the engine did not stop in time: it is left where it is");
+    }
     if code == crate::keeper::GIVES_WAY {
         // What is in the home now may be the next worker's.
         return Ok(code);
@@ -117,20 +135,20 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
 }
 
 /// Takes the worker's lock. A predecessor that is being killed may hold it for a moment yet.
-async fn take_lock(files: &Files) -> anyhow::Result<Lock> {
+async fn take_lock(files: &Files) -> anyhow::Result<Option<Lock>> {
     for _ in 0..400 {
         if let Some(lock) = Lock::take(&files.path(file::WORKER_LOCK))? {
-            return Ok(lock);
+            return Ok(Some(lock));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    anyhow::bail!("another worker of this project holds `{}`", files.path(file::WORKER_LOCK).display())
+    Ok(None)
 }
 
-/// Says on the standard output, which the keeper reads, that the socket is open.
-fn ready() {
+/// Says on the standard output, which the keeper reads, how the start went.
+fn say(word: &str) {
     use std::io::Write as _;
-    writeln!(std::io::stdout(), "ready").ok();
+    writeln!(std::io::stdout(), "{word}").ok();
     std::io::stdout().flush().ok();
     if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
         rustix::stdio::dup2_stdout(null).ok();

@@ -135,6 +135,10 @@ fn status_shows_health_and_the_last_end() {
         unsettled: 1,
         accepted: 12,
         last_end: Some("killed by signal 9".into()),
+        last_end_at: Some(Time(START)),
+        restarts: 2,
+        stalled_ms: None,
+        silent: false,
         attach: Some(Attach { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
     };
     insta::assert_snapshot!(health(&view), @r#"
@@ -143,8 +147,18 @@ fn status_shows_health_and_the_last_end() {
           project   /p
           home      /h
           requests  1 not over, 12 ever accepted
-          last end  killed by signal 9
+          restarts  2 since the last orderly end
+          last end  killed by signal 9 (5 min 0 s ago)
           panes     tmux -S /h/tmux.sock attach -t ccb
+        "#);
+    let view = Health { silent: true, stalled_ms: Some(7_000), last_end: None, restarts: 0, attach: None, ..view };
+    insta::assert_snapshot!(health(&view), @r#"
+        askd 0.1.0, pid 12, generation 3, up 5 min 0 s
+          keeper    pid 11
+          project   /p
+          home      /h
+          requests  not known: the engine does not answer
+          engine    a commit has been waiting for the disk for 7.0 s; it goes on when the disk does
         "#);
 }
 
