@@ -304,7 +304,7 @@ impl Keeper {
             let mut end = self.end_of(status, memory_kills);
             end.from_outside = false;
             if said == "held" {
-                end.cause = "another worker of this project holds its lock".to_owned();
+                "another worker of this project holds its lock".clone_into(&mut end.cause);
             }
             self.write_crash(pid, &end.cause, status.code(), status.signal());
             return Ok(Err(NoStart::Died(end)));
