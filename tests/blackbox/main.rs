@@ -20,6 +20,8 @@ mod sabotage;
 mod screens;
 mod soak;
 mod start;
+mod state_files;
+mod supervision;
 mod tcp;
 mod tree;
 mod versions;

@@ -107,14 +107,35 @@ pub(crate) fn health(health: &Health) -> String {
     let up = span(health.now.since(health.started));
     let mut text = format!("askd {}, pid {}, generation {}, up {up}\n", health.version, health.pid, health.generation);
     let keeper = health.keeper.map_or("none".to_owned(), |pid| format!("pid {pid}"));
-    let requests = format!("{} not over, {} ever accepted", health.unsettled, health.accepted);
+    let requests = if health.silent {
+        "not known: the engine does not answer".to_owned()
+    } else {
+        format!("{} not over, {} ever accepted", health.unsettled, health.accepted)
+    };
+    let engine = health.silent.then(|| match health.stalled_ms {
+        Some(ms) => {
+            format!("a commit has been waiting for the disk for {}; it goes on when the disk does", span_ms(ms))
+        }
+        None => "does not answer; if that lasts, its keeper replaces the worker".to_owned(),
+    });
+    let restarts = format!("{} since the last orderly end", health.restarts);
+    let last_end = health.last_end.as_ref().map(|end| match health.last_end_at {
+        Some(at) => format!("{end} ({} ago)", span(health.now.since(at))),
+        None => end.clone(),
+    });
     let mut rows = vec![
         ["  keeper", keeper.as_str()],
         ["  project", &health.work_dir],
         ["  home", &health.home],
         ["  requests", &requests],
     ];
-    if let Some(end) = &health.last_end {
+    if let Some(engine) = &engine {
+        rows.push(["  engine", engine]);
+    }
+    if health.restarts > 0 {
+        rows.push(["  restarts", &restarts]);
+    }
+    if let Some(end) = &last_end {
         rows.push(["  last end", end]);
     }
     rows.extend(health.notes.iter().map(|note| ["  note", note.as_str()]));
@@ -165,6 +186,11 @@ pub(crate) fn explanation(explanation: &Explanation, zone: &TimeZone) -> String 
     let rows: Vec<_> = evidence.iter().map(row).collect();
     text.push_str(&table(&rows));
     text
+}
+
+/// Returns a span of time for people.
+fn span_ms(ms: u64) -> String {
+    span(i64::try_from(ms).unwrap_or(i64::MAX))
 }
 
 fn request_head(request: &RequestView, now: Time, zone: &TimeZone) -> String {

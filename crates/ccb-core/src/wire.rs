@@ -344,6 +344,18 @@ pub struct Health {
     /// What users should know of the store: that it was damaged and set aside, that the disk takes nothing.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// When it ended, if that was written down.
+    #[serde(default)]
+    pub last_end_at: Option<Time>,
+    /// How many workers have ended otherwise than in order since the last orderly end.
+    #[serde(default)]
+    pub restarts: u64,
+    /// For how long, in milliseconds, a commit has been waiting for the disk, if the engine does not answer for that.
+    #[serde(default)]
+    pub stalled_ms: Option<u64>,
+    /// Whether the engine did not answer in time: what it counts is not known then.
+    #[serde(default)]
+    pub silent: bool,
     /// The terminal session that shows the agents, if it is ours.
     pub attach: Option<Session>,
     /// Who owns the daemon, if anybody does.
@@ -414,6 +426,9 @@ pub struct Explanation {
 pub struct Pong {
     /// How many workers this project has had.
     pub generation: u64,
+    /// For how long, in milliseconds, a commit has been waiting for the disk, if the engine cannot answer for that.
+    #[serde(default)]
+    pub stalled_ms: Option<u64>,
 }
 
 /// Where panes go.

@@ -52,7 +52,9 @@ pub(crate) struct Door {
     /// When this one started.
     pub(crate) started: Time,
     /// How the one before it ended.
-    pub(crate) last_end: Option<String>,
+    pub(crate) last_end: Option<crate::record::LastEnd>,
+    /// What the home says of this worker.
+    pub(crate) record: crate::record::Record,
     /// The keeper's pid while it is connected, else 0.
     pub(crate) keeper: AtomicU32,
     /// Told when the keeper's connection ends.

@@ -6,7 +6,7 @@
 //! until it has gone is still kept, and goes over to its successor.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
@@ -66,6 +66,31 @@ pub(crate) struct Engine {
     sent: Arc<AtomicU64>,
     done: Arc<AtomicU64>,
     trouble: Trouble,
+    commit: Arc<CommitMark>,
+    clock: Clock,
+}
+
+/// Whether the engine is inside a commit, and since when: a disk that stalls is told from an engine that hangs.
+#[derive(Default)]
+struct CommitMark {
+    /// The moment at which it began; 0 outside.
+    since: AtomicI64,
+}
+
+/// Takes the mark back when the commit is over, however it ended.
+struct InCommit<'a>(&'a CommitMark);
+
+impl CommitMark {
+    fn enter(&self, now: Time) -> InCommit<'_> {
+        self.since.store(now.0.max(1), Ordering::SeqCst);
+        InCommit(self)
+    }
+}
+
+impl Drop for InCommit<'_> {
+    fn drop(&mut self) {
+        self.0.since.store(0, Ordering::SeqCst);
+    }
 }
 
 /// Why the disk takes no commits, while it takes none.
@@ -93,6 +118,7 @@ impl Engine {
         let (inbox, outbox) = mpsc::channel();
         let (sent, done) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let trouble = Trouble::default();
+        let commit = Arc::new(CommitMark::default());
         let state = restore(&store, policy, clock.now())?;
         let work = Work {
             state,
@@ -105,6 +131,7 @@ impl Engine {
             done: done.clone(),
             trouble: trouble.clone(),
             unsure: BTreeSet::new(),
+            commit: commit.clone(),
             stale: false,
             tried: Instant::now(),
             well: true,
@@ -116,7 +143,7 @@ impl Engine {
             .name("engine".into())
             .spawn(move || work.run(&outbox))
             .context("cannot start the engine's thread")?;
-        Ok(Self { inbox, sent, done, trouble })
+        Ok(Self { inbox, sent, done, trouble, commit, clock })
     }
 
     fn send(&self, message: Message) {
@@ -131,6 +158,12 @@ impl Engine {
             return Ok(());
         }
         self.look(|_| ()).await
+    }
+
+    /// Returns for how long, in milliseconds, the engine has been inside the commit that it is in now, if it is in one.
+    pub(crate) fn stalled(&self) -> Option<u64> {
+        let since = self.commit.since.load(Ordering::SeqCst);
+        (since != 0).then(|| u64::try_from(self.clock.now().since(Time(since))).unwrap_or(0))
     }
 
     /// Hands an input in; nobody waits for it.
@@ -220,6 +253,7 @@ struct Work {
     trouble: Trouble,
     /// The requests that a commit was about which found the database damaged.
     unsure: BTreeSet<RequestId>,
+    commit: Arc<CommitMark>,
     /// Whether something was seen that could not be kept.
     stale: bool,
     /// When the disk was last tried again.
@@ -357,7 +391,11 @@ impl Work {
                     return self.drop_batch(&saves);
                 }
             }
-            if let Err(error) = self.store.commit(&saves, &batch.notes) {
+            let committing = self.commit.enter(self.clock.now());
+            crate::failpoint::hit_blocking("store.commit");
+            let committed = self.store.commit(&saves, &batch.notes);
+            drop(committing);
+            if let Err(error) = committed {
                 if self.store.damage().is_some() {
                     self.look_down();
                     return self.drop_batch(&saves);
@@ -405,7 +443,14 @@ impl Work {
     /// Commits have failed, and what was seen meanwhile is lost: once the disk takes something again, the agents are
     /// asked anew where their deliveries stand, and the timers are set anew.
     fn catch_up(&mut self) {
-        if self.leaving || self.store.set_meta("disk", &self.clock.now().0.to_string()).is_err() {
+        if self.leaving {
+            return;
+        }
+        let commit = self.commit.clone();
+        let committing = commit.enter(self.clock.now());
+        let kept = self.store.set_meta("disk", &self.clock.now().0.to_string());
+        drop(committing);
+        if kept.is_err() {
             return;
         }
         self.stale = false;

@@ -1,9 +1,10 @@
 //! A test aid: dies, stops or waits at a named edge, so that tests reach what lies between two actions.
 //!
-//! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge (`<name>=abort:<path>`
-//! only while `<path>` does not exist, which it creates: once, whoever starts the process again), `<name>=stop`
-//! stops it, `<name>=wait:<path>` creates `<path>.reached` and goes on once `<path>` exists. Unset, as it
-//! always is outside tests, an edge costs one load and a branch.
+//! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge, `<name>=stop` stops it,
+//! `<name>=panic` panics, `<name>=hang` never goes on, `<name>=stall:<seconds>` goes on after that time. Each takes a
+//! further `:<path>`: then only while `<path>` does not exist, which it creates: once, whoever starts the process
+//! again. `<name>=panic-while:<path>` panics as long as `<path>` exists, `<name>=wait:<path>` creates `<path>.reached`
+//! and goes on once `<path>` exists. Unset, as it always is outside tests, an edge costs one load and a branch.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
@@ -24,14 +25,26 @@ static SABOTAGE: LazyLock<String> = LazyLock::new(|| std::env::var("CCB_SABOTAGE
 struct Point {
     name: String,
     action: Action,
+    /// The file that says that it has happened.
+    once: Option<PathBuf>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Action {
     Abort,
-    AbortOnce(PathBuf),
     Stop,
+    Panic,
+    PanicWhile(PathBuf),
+    Hang,
+    Stall(Duration),
     Wait(PathBuf),
+}
+
+/// What remains to be waited for at an edge.
+enum Until {
+    Exists(&'static Path),
+    Over(Duration),
+    Never,
 }
 
 /// Returns whether a point is set whose name starts with `prefix`.
@@ -47,40 +60,55 @@ pub fn sabotaged(name: &str) -> bool {
 
 /// Passes the edge `name`.
 pub async fn hit(name: &str) {
-    if let Some(path) = strike(name) {
-        while !path.exists() {
-            tokio::time::sleep(RECHECK).await;
+    match strike(name) {
+        None => {}
+        Some(Until::Exists(path)) => {
+            while !path.exists() {
+                tokio::time::sleep(RECHECK).await;
+            }
         }
+        Some(Until::Over(time)) => tokio::time::sleep(time).await,
+        Some(Until::Never) => std::future::pending().await,
     }
 }
 
 /// Passes the edge `name` on a thread that may block.
 pub fn hit_blocking(name: &str) {
-    if let Some(path) = strike(name) {
-        let recheck = rustix::event::Timespec { tv_sec: 0, tv_nsec: RECHECK.subsec_nanos().into() };
-        while !path.exists() {
-            let _interrupted = rustix::event::poll(&mut [], Some(&recheck));
-        }
+    let Some(until) = strike(name) else { return };
+    let began = std::time::Instant::now();
+    let recheck = rustix::event::Timespec { tv_sec: 0, tv_nsec: RECHECK.subsec_nanos().into() };
+    while match &until {
+        Until::Exists(path) => !path.exists(),
+        Until::Over(time) => began.elapsed() < *time,
+        Until::Never => true,
+    } {
+        let _interrupted = rustix::event::poll(&mut [], Some(&recheck));
     }
 }
 
 /// Does what is to be done at `name`; returns what remains to be waited for.
-fn strike(name: &str) -> Option<&'static Path> {
+fn strike(name: &str) -> Option<Until> {
     let point = POINT.as_ref().filter(|point| point.name == name)?;
+    if let Some(path) = &point.once
+        && std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err()
+    {
+        return None;
+    }
     let signal = match &point.action {
         Action::Abort => Signal::KILL,
-        Action::AbortOnce(path) => {
-            if std::fs::OpenOptions::new().write(true).create_new(true).open(path).is_err() {
-                return None;
-            }
-            Signal::KILL
-        }
         Action::Stop => Signal::STOP,
+        Action::Panic => panic!("as CCB_FAILPOINT demands at {name}"),
+        Action::PanicWhile(path) => {
+            assert!(!path.exists(), "as CCB_FAILPOINT demands at {name}");
+            return None;
+        }
+        Action::Hang => return Some(Until::Never),
+        Action::Stall(time) => return Some(Until::Over(*time)),
         Action::Wait(path) => {
             let mut reached = path.clone().into_os_string();
             reached.push(".reached");
             std::fs::write(reached, "").expect("a failpoint's directory is writable");
-            return Some(path);
+            return Some(Until::Exists(path));
         }
     };
     raise(signal).expect("a process may signal itself");
@@ -89,16 +117,21 @@ fn strike(name: &str) -> Option<&'static Path> {
 
 fn parse(text: &str) -> Option<Point> {
     let (name, action) = text.split_once('=')?;
-    let action = match action {
-        "abort" => Action::Abort,
-        "stop" => Action::Stop,
-        _ => match action.split_once(':')? {
-            ("abort", path) => Action::AbortOnce(path.into()),
-            ("wait", path) => Action::Wait(path.into()),
-            _ => return None,
-        },
+    let (word, rest) = action.split_once(':').map_or((action, None), |(word, rest)| (word, Some(rest)));
+    let (action, once) = match (word, rest) {
+        ("abort", once) => (Action::Abort, once),
+        ("stop", once) => (Action::Stop, once),
+        ("panic", once) => (Action::Panic, once),
+        ("hang", once) => (Action::Hang, once),
+        ("panic-while", Some(path)) => (Action::PanicWhile(path.into()), None),
+        ("wait", Some(path)) => (Action::Wait(path.into()), None),
+        ("stall", Some(rest)) => {
+            let (seconds, once) = rest.split_once(':').map_or((rest, None), |(seconds, once)| (seconds, Some(once)));
+            (Action::Stall(Duration::from_secs(seconds.parse().ok()?)), once)
+        }
+        _ => return None,
     };
-    Some(Point { name: name.to_owned(), action })
+    Some(Point { name: name.to_owned(), action, once: once.map(PathBuf::from) })
 }
 
 #[cfg(test)]
@@ -107,12 +140,18 @@ mod tests {
 
     #[test]
     fn a_point_is_a_name_and_an_action() {
-        let point = |action| Some(Point { name: "paste.loaded".to_owned(), action });
-        assert_eq!(parse("paste.loaded=abort"), point(Action::Abort));
-        assert_eq!(parse("paste.loaded=abort:/tmp/x"), point(Action::AbortOnce("/tmp/x".into())));
-        assert_eq!(parse("paste.loaded=stop"), point(Action::Stop));
-        assert_eq!(parse("paste.loaded=wait:/tmp/a=b"), point(Action::Wait("/tmp/a=b".into())));
-        for rubbish in ["", "x", "x=", "x=y"] {
+        let point = |action, once: Option<&str>| {
+            Some(Point { name: "paste.loaded".to_owned(), action, once: once.map(PathBuf::from) })
+        };
+        assert_eq!(parse("paste.loaded=abort"), point(Action::Abort, None));
+        assert_eq!(parse("paste.loaded=abort:/tmp/x"), point(Action::Abort, Some("/tmp/x")));
+        assert_eq!(parse("paste.loaded=stop"), point(Action::Stop, None));
+        assert_eq!(parse("paste.loaded=hang:/tmp/x"), point(Action::Hang, Some("/tmp/x")));
+        assert_eq!(parse("paste.loaded=stall:10"), point(Action::Stall(Duration::from_secs(10)), None));
+        assert_eq!(parse("paste.loaded=stall:1:/x"), point(Action::Stall(Duration::from_secs(1)), Some("/x")));
+        assert_eq!(parse("paste.loaded=panic-while:/x"), point(Action::PanicWhile("/x".into()), None));
+        assert_eq!(parse("paste.loaded=wait:/tmp/a=b"), point(Action::Wait("/tmp/a=b".into()), None));
+        for rubbish in ["", "x", "x=", "x=y", "x=wait", "x=stall:soon"] {
             assert_eq!(parse(rubbish), None, "{rubbish}");
         }
     }

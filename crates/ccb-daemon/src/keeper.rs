@@ -20,6 +20,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use crate::end::{End, memory_kills};
 use crate::engine::log;
 use crate::files::Files;
 use crate::lock::Lock;
@@ -34,8 +35,14 @@ const SHORT_LIFE: Duration = Duration::from_secs(5);
 /// How many short-lived workers in a row are enough.
 const BREAKER: u32 = 5;
 
+/// How long the last of these pings is waited for: two others had their whole interval already.
+const LAST_CHANCE: Duration = Duration::from_millis(500);
+
 /// How long a worker has to end after TERM.
 const MERCY: Duration = Duration::from_secs(2);
+
+/// The home's file with the message of a worker's panic.
+pub(crate) const PANIC: &str = "run/panic";
 
 /// The home's file with the settings.
 pub(crate) const SETTINGS: &str = "run/settings.json";
@@ -60,11 +67,6 @@ pub(crate) const STOPPED: u8 = 0;
 /// The worker's exit code for "my lock is not mine any more; another worker is to take over".
 pub(crate) const GIVES_WAY: u8 = 75;
 
-/// What a worker has said that cannot start: a disk that is full, a store of a newer ccb.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Told(String);
-
 /// Runs the keeper until the worker has stopped in order.
 pub(crate) fn run(home: Home, listen: Option<String>) -> anyhow::Result<ExitCode> {
     // A session of our own: the terminal of whoever started us does not end us. Refused if we lead one already.
@@ -77,8 +79,17 @@ pub(crate) fn run(home: Home, listen: Option<String>) -> anyhow::Result<ExitCode
     rustix::stdio::dup2_stderr(files.log().context("cannot write the log")?)?;
     let signals = Signals::new()?;
     let settings = settings(&files, listen)?;
-    let mut keeper =
-        Keeper { files, lock, signals, settings, short_lives: 0, reported: false, replacing: false, served: false };
+    let mut keeper = Keeper {
+        files,
+        lock,
+        signals,
+        settings,
+        short_lives: 0,
+        pauses: 0,
+        reported: false,
+        replacing: None,
+        served: false,
+    };
     keeper.keep()
 }
 
@@ -121,10 +132,13 @@ struct Keeper {
     lock: Lock,
     signals: Signals,
     settings: BTreeMap<String, String>,
+    /// How many workers in a row have ended within a short time by their own fault.
     short_lives: u32,
+    /// How many in a row have lived for a short time only, whosever fault it was.
+    pauses: u32,
     reported: bool,
-    /// Whether the worker was told to end so that another one takes its place.
-    replacing: bool,
+    /// Why the worker was told to end, if another one is to take its place or it did not go by itself.
+    replacing: Option<String>,
     /// Whether there has been a worker already: `CCB_PARENT_PID` is for the first one, and the store has it then.
     served: bool,
 }
@@ -137,6 +151,8 @@ struct Worker {
     watch: OwnedFd,
     wire: Option<Pings>,
     born: Instant,
+    /// How often the kernel had killed for memory when it was born.
+    memory_kills: Option<u64>,
 }
 
 /// The connection over which the engine is pinged.
@@ -145,6 +161,18 @@ struct Pings {
     calls: u64,
     /// How many lines came back.
     heard: u64,
+    /// The line that is coming in.
+    line: Vec<u8>,
+    /// For how long a commit has been waiting for the disk, as the last answer says.
+    stalled_ms: Option<u64>,
+}
+
+/// Why a worker could not be started.
+enum NoStart {
+    /// It has said why it cannot serve: another try would say the same.
+    Said(String),
+    /// It ended without a word, or may do better next time.
+    Died(End),
 }
 
 /// How the keeper's watch over a worker ended.
@@ -165,23 +193,24 @@ enum Woken {
 impl Keeper {
     fn keep(&mut self) -> anyhow::Result<ExitCode> {
         loop {
-            let mut worker = match self.adopt()? {
-                Some(worker) => worker,
-                None => match self.start() {
-                    Ok(worker) => worker,
-                    // Nobody has been told yet that askd serves, and trying again at once would not change it.
-                    Err(error) if !self.reported && error.is::<Told>() => {
-                        self.say(&format!("error: {error:#}"));
-                        log(&format!("the worker cannot start: {error:#}"));
-                        return Ok(ExitCode::FAILURE);
+            let adopted = self.adopt()?;
+            let mut worker = match adopted.map_or_else(|| self.start(), Ok) {
+                Ok(worker) => worker,
+                // Nobody has been told yet that askd serves, and trying again at once would not change it.
+                Err(NoStart::Said(why)) if !self.reported => {
+                    log(&format!("the worker cannot serve: {why}"));
+                    self.say(&format!("error: {why}"));
+                    return Ok(ExitCode::FAILURE);
+                }
+                Err(NoStart::Said(cause)) => {
+                    match self.after_short_life(&End { cause, in_order: false, from_outside: false }) {
+                        Some(code) => return Ok(code),
+                        None => continue,
                     }
-                    Err(error) => {
-                        let code = self.count_short_life(&format!("{error:#}"));
-                        if let Some(code) = code {
-                            return Ok(code);
-                        }
-                        continue;
-                    }
+                }
+                Err(NoStart::Died(end)) => match self.after_short_life(&end) {
+                    Some(code) => return Ok(code),
+                    None => continue,
                 },
             };
             self.served = true;
@@ -193,18 +222,17 @@ impl Keeper {
                 log("the keeper's lock was deleted, and the worker has ended: whoever gets the new lock goes on");
                 return run(self.files.home().clone(), self.settings.get(crate::tcp::LISTEN).cloned());
             }
-            let (cause, in_order) = self.bury(&mut worker);
-            let replaced = std::mem::take(&mut self.replacing);
-            if stopping || (in_order && !replaced) {
+            let end = self.bury(&mut worker);
+            if stopping || end.in_order {
                 return Ok(ExitCode::SUCCESS);
             }
+            log(&format!("the worker (pid {}) ended: {}", worker.identity.pid, end.cause));
             if worker.born.elapsed() < SHORT_LIFE {
-                if let Some(code) = self.count_short_life(&cause) {
+                if let Some(code) = self.after_short_life(&end) {
                     return Ok(code);
                 }
             } else {
-                log(&format!("the worker (pid {}) ended: {cause}", worker.identity.pid));
-                self.short_lives = 0;
+                (self.short_lives, self.pauses) = (0, 0);
             }
         }
     }
@@ -220,24 +248,29 @@ impl Keeper {
         }
     }
 
-    /// One more worker lived too short: waits a moment, or gives up with the cause told.
-    fn count_short_life(&mut self, cause: &str) -> Option<ExitCode> {
-        self.short_lives += 1;
-        log(&format!("short-lived worker {} of {BREAKER}: {cause}", self.short_lives));
+    /// One more worker lived for a short time: waits a moment, or gives up with the cause told.
+    fn after_short_life(&mut self, end: &End) -> Option<ExitCode> {
+        self.pauses += 1;
+        if !end.from_outside {
+            self.short_lives += 1;
+            log(&format!("short-lived worker {} of {BREAKER}: {}", self.short_lives, end.cause));
+        }
         if self.short_lives >= BREAKER {
-            self.say(&format!(
-                "error: askd ended {BREAKER} times within {} s; the last time: {cause}",
-                SHORT_LIFE.as_secs()
-            ));
+            let secs = SHORT_LIFE.as_secs();
+            let why = format!("askd ended {BREAKER} times in a row within {secs} s; the last time: {}", end.cause);
+            self.write_last(&[("breaker", json!(why))]);
+            // What a dead worker has left shows nobody a daemon; the next request starts another keeper.
+            crate::files::remove_if_there(&self.files.path(file::SOCKET)).ok();
+            crate::files::remove_if_there(&self.files.path(file::STATE)).ok();
+            log(&format!("{why}; no other is started until the next request"));
+            self.say(&format!("error: {why}"));
             return Some(ExitCode::FAILURE);
         }
-        if self.short_lives > 1 {
-            let pause = Duration::from_millis(100 << self.short_lives.min(5)).min(Duration::from_secs(5));
-            if matches!(self.wait(None, Some(Instant::now() + pause)), Ok(Woken::Signal)) {
-                return Some(ExitCode::SUCCESS);
-            }
+        let pause = backoff(self.pauses)?;
+        match self.wait(None, Some(Instant::now() + pause)) {
+            Ok(Woken::Signal) => Some(ExitCode::SUCCESS),
+            Ok(Woken::Ended | Woken::Due) | Err(_) => None,
         }
-        None
     }
 
     /// Connects without waiting: the full backlog of a hung worker would hold us up for ever.
@@ -260,10 +293,21 @@ impl Keeper {
         let Ok(watch) = identity.watch() else { return Ok(None) };
         let wire = Pings::open(stream, &self.files)?;
         log(&format!("adopted the worker with pid {pid}"));
-        Ok(Some(Worker { child: None, identity, watch, wire: Some(wire), born: Instant::now() }))
+        let born = Instant::now();
+        Ok(Some(Worker { child: None, identity, watch, wire: Some(wire), born, memory_kills: memory_kills() }))
     }
 
-    fn start(&self) -> anyhow::Result<Worker> {
+    fn start(&self) -> Result<Worker, NoStart> {
+        self.try_start().unwrap_or_else(|error| {
+            let cause = format!("{error:#}");
+            Err(NoStart::Died(End { cause, in_order: false, from_outside: false }))
+        })
+    }
+
+    fn try_start(&self) -> anyhow::Result<Result<Worker, NoStart>> {
+        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
+        let memory_kills = memory_kills();
+        let born = Instant::now();
         let program = crate::process::own_program().context("where is askd?")?;
         let mut command = Command::new(program);
         if self.served {
@@ -288,16 +332,23 @@ impl Keeper {
                 child.kill().ok();
             }
             let status = child.wait()?;
-            let told = complains && status.code() != Some(GIVES_WAY.into());
-            let said = if said.is_empty() { exit_words(status) } else { said.trim_start_matches("error: ").to_owned() };
-            self.write_last("crashed", pid, &said, status.code(), status.signal());
-            return Err(if told { Told(said).into() } else { anyhow::anyhow!(said) });
+            if let Some(why) = said.strip_prefix("error: ").filter(|_| status.code() != Some(GIVES_WAY.into())) {
+                self.write_crash(pid, why, status.code(), status.signal());
+                return Ok(Err(NoStart::Said(why.to_owned())));
+            }
+            let mut end = self.end_of(status, memory_kills);
+            end.from_outside = false;
+            if let Some(why) = said.strip_prefix("error: ") {
+                why.clone_into(&mut end.cause);
+            }
+            self.write_crash(pid, &end.cause, status.code(), status.signal());
+            return Ok(Err(NoStart::Died(end)));
         }
         let identity = Identity::of(pid).context("the worker is gone")?;
         let watch = identity.watch()?;
         let stream = self.connect()?;
         let wire = Pings::open(stream, &self.files)?;
-        Ok(Worker { child: Some(child), identity, watch, wire: Some(wire), born: Instant::now() })
+        Ok(Ok(Worker { child: Some(child), identity, watch, wire: Some(wire), born, memory_kills }))
     }
 
     /// Watches until the worker has ended, or is somebody else's.
@@ -309,6 +360,7 @@ impl Keeper {
         let mut due = Instant::now() + interval;
         let mut kill_at: Option<Instant> = None;
         let mut stopping = false;
+        let mut stalled = false;
         loop {
             match self.wait(Some(worker), Some(kill_at.unwrap_or(due)))? {
                 Woken::Ended => return Ok(Watched::Ended { stopping }),
@@ -318,6 +370,8 @@ impl Keeper {
                     kill_at.get_or_insert(Instant::now() + MERCY);
                 }
                 Woken::Due if kill_at.is_some() => {
+                    let secs = MERCY.as_secs();
+                    self.replacing.get_or_insert_with(|| format!("did not stop within {secs} s: killed by its keeper"));
                     worker.identity.signal(Signal::KILL)?;
                     kill_at = Some(Instant::now() + MERCY);
                 }
@@ -325,33 +379,39 @@ impl Keeper {
                     // Answers are read only now: waking up for each would cost as much again.
                     let answered = worker.wire.as_mut().is_some_and(Pings::is_answered);
                     missed = if answered { 0 } else { missed + 1 };
+                    note_stall(worker, answered, &mut stalled);
                     if missed >= MISSES {
+                        let why = format!("hung: did not answer {MISSES} pings; replaced by its keeper");
                         log(&format!(
                             "the worker (pid {}) did not answer {MISSES} pings: it is ended",
                             worker.identity.pid
                         ));
-                        // It may wake up and stop in order.
-                        self.replacing = true;
-                        worker.identity.signal(Signal::TERM)?;
-                        kill_at = Some(Instant::now() + MERCY);
+                        // It may wake up and stop in order: that is not its end's cause.
+                        kill_at = Some(self.replace(worker, why)?);
                     } else if !self.lock.is_ours() {
                         // Our lock was deleted: another keeper may hold the new one, and it will adopt the worker.
                         log("the keeper's lock was deleted; leaving the worker to the next keeper");
                         return Ok(Watched::Left);
                     } else if unreachable && !self.has_socket() {
                         log("askd's socket was deleted: another worker makes a new one");
-                        self.replacing = true;
-                        worker.identity.signal(Signal::TERM)?;
-                        kill_at = Some(Instant::now() + MERCY);
+                        kill_at = Some(self.replace(worker, "its socket was deleted; replaced by its keeper".into())?);
                     } else {
                         self.ping(worker);
                     }
                     // A worker that ends in order removes its socket just before.
                     unreachable = !self.has_socket();
-                    due = Instant::now() + if unreachable { interval.min(MERCY / 4) } else { interval };
+                    let next = if missed + 1 >= MISSES { interval.min(LAST_CHANCE) } else { interval };
+                    due = Instant::now() + if unreachable { next.min(MERCY / 4) } else { next };
                 }
             }
         }
+    }
+
+    /// Has the worker end for another one; returns when it is to be killed.
+    fn replace(&mut self, worker: &Worker, why: String) -> std::io::Result<Instant> {
+        self.replacing = Some(why);
+        worker.identity.signal(Signal::TERM)?;
+        Ok(Instant::now() + MERCY)
     }
 
     fn has_socket(&self) -> bool {
@@ -386,56 +446,64 @@ impl Keeper {
         })
     }
 
-    /// Reaps the worker and writes down how it ended. True if it stopped in order.
-    fn bury(&self, worker: &mut Worker) -> (String, bool) {
+    /// Reaps the worker and writes down how it ended.
+    fn bury(&mut self, worker: &mut Worker) -> End {
         let pid = worker.identity.pid;
-        let Some(child) = &mut worker.child else {
-            let last = self.last();
-            let in_order = last["status"] == "stopped" && last["pid"] == pid;
-            if !in_order {
-                self.write_last(
-                    "crashed",
-                    pid,
-                    "ended; how is not known, since its own keeper had died before",
-                    None,
-                    None,
-                );
-            }
-            return ("how is not known".into(), in_order);
+        let replaced = self.replacing.take();
+        let status = worker.child.as_mut().and_then(|child| child.wait().ok());
+        let mut end = match status {
+            Some(status) => self.end_of(status, worker.memory_kills),
+            None => self.end_of_adopted(pid),
         };
-        let Ok(status) = child.wait() else { return ("cannot be told".into(), false) };
-        if status.code() == Some(STOPPED.into()) {
-            return ("stopped".into(), true);
+        let own_end = end.in_order && replaced.is_none();
+        if let Some(why) = replaced {
+            end = End { from_outside: !why.starts_with("hung"), cause: why, in_order: false };
         }
-        let panic = std::fs::read_to_string(self.files.path("run/panic")).ok();
-        crate::files::remove_if_there(&self.files.path("run/panic")).ok();
+        if !own_end {
+            self.write_crash(pid, &end.cause, status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
+        }
+        end
+    }
+
+    fn end_of(&self, status: std::process::ExitStatus, kills_before: Option<u64>) -> End {
+        let panic = std::fs::read_to_string(self.files.path(PANIC)).ok();
+        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
+        let oom = matches!((kills_before, memory_kills()), (Some(before), Some(now)) if now > before);
+        End::of(status, panic.as_deref(), oom)
+    }
+
+    /// How a worker ended whose exit status went to a keeper that is dead.
+    fn end_of_adopted(&self, pid: u32) -> End {
+        let last = crate::record::last(&self.files);
+        let in_order = last["status"] == "stopped" && last["pid"] == pid;
+        let panic = std::fs::read_to_string(self.files.path(PANIC)).ok();
+        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
         let cause = match panic {
-            Some(panic) => format!("panicked: {}", panic.trim()),
-            None => exit_words(status),
+            Some(panic) => format!("panicked at {}", panic.trim().trim_start_matches("panicked at ")),
+            None => "ended; how is not known, since its own keeper had died before".to_owned(),
         };
-        self.write_last("crashed", pid, &cause, status.code(), status.signal());
-        (cause, false)
+        End { cause, in_order, from_outside: true }
     }
 
-    fn last(&self) -> Value {
-        let text = std::fs::read_to_string(self.files.path(file::LAST)).unwrap_or_default();
-        serde_json::from_str(&text).unwrap_or_default()
-    }
-
-    fn write_last(&self, status: &str, pid: u32, reason: &str, code: Option<i32>, signal: Option<i32>) {
-        let mut last = self.last();
-        if !last.is_object() {
-            last = json!({});
-        }
-        for (key, value) in [
-            ("status", json!(status)),
+    fn write_crash(&self, pid: u32, reason: &str, code: Option<i32>, signal: Option<i32>) {
+        self.write_last(&[
+            ("status", json!("crashed")),
             ("pid", json!(pid)),
             ("stopped_at", json!(crate::clock::wall())),
             ("exit_reason", json!(reason)),
             ("exit_code", json!(code)),
             ("signal", json!(signal)),
-        ] {
-            last[key] = value;
+        ]);
+    }
+
+    /// Changes these keys of `askd.last.json`.
+    fn write_last(&self, changes: &[(&str, Value)]) {
+        let mut last = crate::record::last(&self.files);
+        if !last.is_object() {
+            last = json!({});
+        }
+        for (key, value) in changes {
+            last[key] = value.clone();
         }
         if let Err(error) = self.files.write(file::LAST, &format!("{last}\n")) {
             log(&format!("the worker's end could not be written down: {error}"));
@@ -443,9 +511,33 @@ impl Keeper {
     }
 }
 
+/// How long the next start waits after so many short lives in a row: the first is followed at once.
+fn backoff(lives: u32) -> Option<Duration> {
+    let doubled = lives.checked_sub(2)?;
+    Some(Duration::from_millis(100 << doubled.min(6)).min(Duration::from_secs(5)))
+}
+
+/// Logs once that a commit waits for the disk, and once that it does so no more.
+fn note_stall(worker: &Worker, answered: bool, stalled: &mut bool) {
+    let pid = worker.identity.pid;
+    match worker.wire.as_ref().filter(|_| answered).map(|wire| wire.stalled_ms) {
+        Some(Some(ms)) if !*stalled => {
+            *stalled = true;
+            log(&format!(
+                "the worker (pid {pid}) waits for the disk in a commit, for {ms} ms so far: it is left alone"
+            ));
+        }
+        Some(None) if *stalled => {
+            *stalled = false;
+            log(&format!("the worker (pid {pid}) does not wait for the disk any more"));
+        }
+        Some(_) | None => {}
+    }
+}
+
 impl Pings {
     fn open(stream: UnixStream, files: &Files) -> anyhow::Result<Self> {
-        let mut pings = Self { stream, calls: 0, heard: 0 };
+        let mut pings = Self { stream, calls: 0, heard: 0, line: Vec::new(), stalled_ms: None };
         let hello = wire::Hello {
             protocol: wire::PROTOCOL,
             version: env!("CARGO_PKG_VERSION").into(),
@@ -465,8 +557,15 @@ impl Pings {
     fn is_answered(&mut self) -> bool {
         let mut chunk = [0; 4096];
         while let Ok(read @ 1..) = self.stream.read(&mut chunk) {
-            let lines = chunk[..read].split(|byte| *byte == b'\n').count() - 1;
-            self.heard += lines as u64;
+            for byte in &chunk[..read] {
+                if *byte != b'\n' {
+                    self.line.push(*byte);
+                    continue;
+                }
+                let answer: Value = serde_json::from_slice(&std::mem::take(&mut self.line)).unwrap_or_default();
+                self.stalled_ms = answer["result"]["stalled_ms"].as_u64();
+                self.heard += 1;
+            }
         }
         self.heard == self.calls + 1
     }
@@ -500,25 +599,5 @@ fn first_line(child: &mut Child) -> String {
             return String::from_utf8_lossy(&said).trim().to_owned();
         }
         said.push(byte[0]);
-    }
-}
-
-fn exit_words(status: std::process::ExitStatus) -> String {
-    match (status.signal(), status.code()) {
-        (None, Some(code)) if code == i32::from(GIVES_WAY) => "gave way: its lock file was deleted".into(),
-        (Some(signal), _) => format!("killed by signal {signal} ({})", signal_name(signal)),
-        (None, Some(code)) => format!("exit code {code}"),
-        (None, None) => "ended in an unknown way".into(),
-    }
-}
-
-fn signal_name(signal: i32) -> &'static str {
-    match signal {
-        6 => "ABRT",
-        7 => "BUS",
-        9 => "KILL: by somebody, or the system was out of memory",
-        11 => "SEGV",
-        15 => "TERM",
-        _ => "see signal(7)",
     }
 }

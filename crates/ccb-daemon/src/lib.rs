@@ -8,6 +8,7 @@ mod agents;
 mod arguments;
 mod clock;
 mod door;
+mod end;
 mod engine;
 pub mod failpoint;
 mod files;

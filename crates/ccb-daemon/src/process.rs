@@ -34,6 +34,132 @@ struct Stat {
     start: u64,
 }
 
+/// What the rules below ask of a system; tests put a table of processes in its place.
+trait System {
+    /// What a process is held by, so that its number cannot become another's.
+    type Handle;
+    /// The boot that this is.
+    fn boot(&self) -> &str;
+    /// What is known of the process with this number; none if there is none, or we may not look.
+    fn stat(&self, pid: u32) -> Option<Stat>;
+    /// Whether something has this number, ours or not.
+    fn exists(&self, pid: u32) -> bool;
+    /// Holds the process with this number.
+    fn open(&self, pid: u32) -> io::Result<Self::Handle>;
+    /// Sends a signal to the process that is held.
+    fn send(&self, handle: &Self::Handle, signal: Signal) -> io::Result<()>;
+    /// Sends a signal to the process that has this number now.
+    fn kill(&self, pid: u32, signal: Signal) -> io::Result<()>;
+}
+
+/// What the system says of a process, if the number is still its own.
+fn stat_of<S: System>(on: &S, identity: &Identity) -> Option<Stat> {
+    on.stat(identity.pid).filter(|stat| stat.start == identity.start && identity.boot == on.boot())
+}
+
+fn lives<S: System>(on: &S, identity: &Identity) -> bool {
+    match stat_of(on, identity) {
+        Some(stat) => !matches!(stat.state, 'Z' | 'X' | 'x'),
+        None => identity.boot == on.boot() && on.stat(identity.pid).is_none() && on.exists(identity.pid),
+    }
+}
+
+/// Holds the process itself.
+fn hold<S: System>(on: &S, identity: &Identity) -> io::Result<S::Handle> {
+    let handle = on.open(identity.pid)?;
+    // Verified after opening: if the number is still this process now, it was so when it was opened.
+    if stat_of(on, identity).is_none() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", identity.pid)));
+    }
+    Ok(handle)
+}
+
+/// Sends a signal to the process itself; without handles, right after the proof that the number is still its own.
+fn deliver<S: System>(on: &S, identity: &Identity, signal: Signal) -> io::Result<bool> {
+    let sent = match hold(on, identity) {
+        Ok(handle) => on.send(&handle, signal),
+        Err(error) if has_no_handles(&error) => match stat_of(on, identity) {
+            Some(_) => on.kill(identity.pid, signal),
+            None => return Ok(false),
+        },
+        Err(error) => Err(error),
+    };
+    match sent {
+        Ok(()) => Ok(true),
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether an error means that there are no pidfds here: an old kernel, a seccomp filter, another system.
+fn has_no_handles(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Unsupported
+        || [Errno::NOSYS, Errno::PERM].iter().any(|none| error.raw_os_error() == Some(none.raw_os_error()))
+}
+
+/// The system that we run on.
+#[derive(Clone, Copy)]
+struct Here {
+    /// Whether its pidfds are used, if it has them.
+    pidfd: bool,
+}
+
+const HERE: Here = Here { pidfd: true };
+
+impl System for Here {
+    type Handle = OwnedFd;
+
+    fn boot(&self) -> &str {
+        system::boot()
+    }
+
+    fn stat(&self, pid: u32) -> Option<Stat> {
+        system::stat(pid)
+    }
+
+    fn exists(&self, pid: u32) -> bool {
+        exists(pid)
+    }
+
+    fn open(&self, pid: u32) -> io::Result<OwnedFd> {
+        if self.pidfd { system::open(number(pid)?) } else { Err(Errno::NOSYS.into()) }
+    }
+
+    fn send(&self, handle: &OwnedFd, signal: Signal) -> io::Result<()> {
+        system::send(handle, signal)
+    }
+
+    fn kill(&self, pid: u32, signal: Signal) -> io::Result<()> {
+        Ok(kill_process(number(pid)?, signal)?)
+    }
+}
+
+/// How often a process is looked at where no descriptor tells of its death.
+const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 250_000_000 };
+
+/// Returns a descriptor that becomes readable when the process is dead.
+fn watch_on(on: Here, identity: &Identity) -> io::Result<OwnedFd> {
+    match hold(&on, identity) {
+        Err(error) if has_no_handles(&error) => {}
+        held => return held,
+    }
+    if !lives(&on, identity) {
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", identity.pid)));
+    }
+    let (watched, theirs) = std::os::unix::net::UnixStream::pair()?;
+    let identity = identity.clone();
+    std::thread::Builder::new().name("watch".into()).spawn(move || {
+        while lives(&on, &identity) {
+            // Woken only when nobody watches any more.
+            let mut fds = [rustix::event::PollFd::new(&theirs, rustix::event::PollFlags::IN)];
+            if rustix::event::poll(&mut fds, Some(&LOOK)).is_ok_and(|ready| ready > 0) {
+                return;
+            }
+        }
+    })?;
+    Ok(watched.into())
+}
+
 impl Identity {
     /// Returns the identity of the process that has this number now; none if there is none.
     ///
@@ -57,10 +183,7 @@ impl Identity {
     ///
     /// A process that we may not look at is alive: EPERM is said of what exists.
     pub fn is_alive(&self) -> bool {
-        match self.stat() {
-            Some(stat) => !matches!(stat.state, 'Z' | 'X' | 'x'),
-            None => self.boot == system::boot() && system::stat(self.pid).is_none() && exists(self.pid),
-        }
+        lives(&HERE, self)
     }
 
     /// Returns whether the process is stopped, by SIGSTOP or by its terminal's suspend key.
@@ -70,15 +193,10 @@ impl Identity {
 
     /// Returns a descriptor that becomes readable when the process is dead.
     ///
-    /// [`NotFound`](io::ErrorKind::NotFound) if it is gone already and another has its number or none has,
-    /// [`Unsupported`](io::ErrorKind::Unsupported) where the system has no such descriptors.
+    /// [`NotFound`](io::ErrorKind::NotFound) if it is gone already and another has its number or none has. Where the
+    /// system has no pidfds, a small thread looks four times a second.
     pub fn watch(&self) -> io::Result<OwnedFd> {
-        let opened = system::open(number(self.pid)?)?;
-        // Verified after opening: if the number is still this process now, it was so when it was opened.
-        if self.stat().is_none() && !self.is_alive() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", self.pid)));
-        }
-        Ok(opened)
+        watch_on(HERE, self)
     }
 
     /// Waits for the process's death; returns at once if it is gone already.
@@ -109,16 +227,12 @@ impl Identity {
 
     /// Sends the signal to this process and no other; returns whether it was still there to get it.
     pub fn signal(&self, signal: Signal) -> io::Result<bool> {
-        match system::send(self, signal) {
-            Ok(()) => Ok(true),
-            Err(error) if is_gone(&error) => Ok(false),
-            Err(error) => Err(error),
-        }
+        deliver(&HERE, self, signal)
     }
 
     /// What the system says of the process, if the number is still its own.
     fn stat(&self) -> Option<Stat> {
-        system::stat(self.pid).filter(|stat| stat.start == self.start && self.boot == system::boot())
+        stat_of(&HERE, self)
     }
 }
 
@@ -151,20 +265,6 @@ pub fn descends_from(pid: u32, ancestor: &Identity) -> bool {
     false
 }
 
-/// Returns the living processes that descend from `ancestor`, itself excluded.
-pub fn descendants(ancestor: &Identity) -> Vec<Identity> {
-    let ours = |pid: &u32| *pid != ancestor.pid && descends_from(*pid, ancestor);
-    system::pids().into_iter().filter(ours).filter_map(Identity::of).filter(Identity::is_alive).collect()
-}
-
-/// Returns whether a living descendant of `ancestor` runs a program of this name (as the kernel keeps it:
-/// its first 15 bytes).
-pub fn has_descendant_running(ancestor: &Identity, name: &str) -> bool {
-    let wanted = name.as_bytes();
-    let wanted = &wanted[..wanted.len().min(15)];
-    descendants(ancestor).iter().any(|one| system::name(one.pid).is_some_and(|name| name == wanted))
-}
-
 /// Sends a signal to this process itself.
 pub fn raise(signal: Signal) -> io::Result<()> {
     Ok(kill_process(getpid(), signal)?)
@@ -187,7 +287,6 @@ fn number(pid: u32) -> io::Result<Pid> {
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{pid} is not a process id")))
 }
 
-/// Linux: `/proc` and pidfds.
 /// Returns the path of this very program, links resolved.
 ///
 /// Linux marks the path of a program that was replaced while it ran; what stands there now is its successor.
@@ -204,6 +303,7 @@ fn without_mark(path: PathBuf) -> PathBuf {
     }
 }
 
+/// Linux: `/proc` and pidfds.
 #[cfg(target_os = "linux")]
 mod system {
     use std::io;
@@ -212,7 +312,7 @@ mod system {
 
     use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-    use super::{Identity, Stat};
+    use super::Stat;
 
     pub(super) fn boot() -> &'static str {
         static BOOT: LazyLock<String> = LazyLock::new(|| {
@@ -254,21 +354,21 @@ mod system {
         Ok(pidfd_open(pid, PidfdFlags::empty())?)
     }
 
-    pub(super) fn send(process: &Identity, signal: Signal) -> io::Result<()> {
-        Ok(pidfd_send_signal(process.watch()?, signal)?)
+    pub(super) fn send(handle: &OwnedFd, signal: Signal) -> io::Result<()> {
+        Ok(pidfd_send_signal(handle, signal)?)
     }
 }
 
-/// Other systems: a number and whether something has it. A reused number is not noticed, descent is not
-/// known beyond the process itself, and nothing can be watched.
+/// Other systems: a number and whether something has it. A reused number is not noticed, and descent is not
+/// known beyond the process itself.
 #[cfg(not(target_os = "linux"))]
 mod system {
     use std::io;
     use std::os::fd::OwnedFd;
 
-    use rustix::process::{Pid, Signal, kill_process};
+    use rustix::process::{Pid, Signal};
 
-    use super::{Identity, Stat, exists, number};
+    use super::{Stat, exists};
 
     pub(super) fn boot() -> &'static str {
         ""
@@ -290,8 +390,8 @@ mod system {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    pub(super) fn send(process: &Identity, signal: Signal) -> io::Result<()> {
-        Ok(kill_process(number(process.pid)?, signal)?)
+    pub(super) fn send(_handle: &OwnedFd, _signal: Signal) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 }
 
@@ -343,6 +443,116 @@ mod tests {
     }
 
     #[test]
+    fn without_pidfds_a_process_is_watched_and_signalled_all_the_same() {
+        let old = Here { pidfd: false };
+        let (mut child, identity) = sleeper();
+        let stranger = Identity { start: identity.start + 1, ..identity.clone() };
+        assert!(!deliver(&old, &stranger, Signal::KILL).unwrap());
+        assert_eq!(watch_on(old, &stranger).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let watch = watch_on(old, &identity).unwrap();
+        assert!(!is_readable(&watch));
+        assert!(deliver(&old, &identity, Signal::KILL).unwrap());
+        poll(&mut [PollFd::new(&watch, PollFlags::IN)], None).unwrap();
+        assert!(!lives(&old, &identity), "it is a zombie now");
+        child.wait().unwrap();
+        assert!(!deliver(&old, &identity, Signal::KILL).unwrap());
+    }
+
+    /// A table of processes in which, before each look, one may die, be reaped, or have its number reused.
+    struct Table {
+        handles: bool,
+        hidden: bool,
+        now: std::cell::RefCell<Option<(u64, char)>>,
+        changes: std::cell::RefCell<Vec<u8>>,
+        hit: std::cell::RefCell<Vec<u64>>,
+    }
+
+    impl Table {
+        fn change(&self) {
+            let change = self.changes.borrow_mut().pop();
+            let mut now = self.now.borrow_mut();
+            match (change, *now) {
+                (Some(1), Some((start, _))) => *now = Some((start, 'Z')),
+                (Some(2), _) => *now = None,
+                (Some(3), Some((start, _))) => *now = Some((start + 1, 'S')),
+                (Some(3), None) => *now = Some((99, 'S')),
+                (Some(_) | None, _) => {}
+            }
+        }
+    }
+
+    impl System for Table {
+        type Handle = u64;
+
+        fn boot(&self) -> &'static str {
+            "boot"
+        }
+
+        fn stat(&self, _pid: u32) -> Option<Stat> {
+            self.change();
+            let now = self.now.borrow();
+            now.filter(|_| !self.hidden).map(|(start, state)| Stat { state, parent: 1, start })
+        }
+
+        fn exists(&self, _pid: u32) -> bool {
+            self.now.borrow().is_some()
+        }
+
+        fn open(&self, _pid: u32) -> io::Result<u64> {
+            self.change();
+            if !self.handles {
+                return Err(Errno::NOSYS.into());
+            }
+            self.now.borrow().map(|(start, _)| start).ok_or_else(|| Errno::SRCH.into())
+        }
+
+        fn send(&self, handle: &u64, _signal: Signal) -> io::Result<()> {
+            self.change();
+            if self.now.borrow().is_none_or(|(start, _)| start != *handle) {
+                return Err(Errno::SRCH.into());
+            }
+            self.hit.borrow_mut().push(*handle);
+            Ok(())
+        }
+
+        fn kill(&self, _pid: u32, _signal: Signal) -> io::Result<()> {
+            // Right after the proof: nothing changes between.
+            self.hit.borrow_mut().extend(self.now.borrow().map(|(start, _)| start));
+            Ok(())
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_process_is_signalled_but_the_one_that_is_proved_to_be_ours(
+            handles: bool,
+            hidden: bool,
+            // It was seen before: what has its number now is it, or came after it.
+            there in proptest::option::of(6_u64..9),
+            changes in proptest::collection::vec(0_u8..4, 0..8),
+        ) {
+            let ours = Identity { pid: 7, start: 6, boot: "boot".to_owned() };
+            let table = Table {
+                handles,
+                hidden,
+                now: there.map(|start| (start, 'S')).into(),
+                changes: changes.into(),
+                hit: Vec::new().into(),
+            };
+            for _ in 0..4 {
+                let before = table.hit.borrow().len();
+                let sent = deliver(&table, &ours, Signal::KILL);
+                proptest::prop_assert!(table.hit.borrow().iter().all(|start| *start == ours.start));
+                let hit = table.hit.borrow().len() > before;
+                proptest::prop_assert_eq!(sent.is_ok_and(|sent| sent), hit, "what is said of it is true");
+                if hidden && table.changes.borrow().is_empty() && table.now.borrow().is_some() {
+                    proptest::prop_assert!(lives(&table, &ours), "what we may not look at is alive");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn what_we_may_not_look_at_is_alive() {
         assert!(Identity::of(1).unwrap().is_alive());
         assert!(Identity::of(u32::MAX).is_none());
@@ -361,8 +571,6 @@ mod tests {
         assert!(descends_from(identity.pid, &own) && descends_from(own.pid, &own));
         assert!(!descends_from(own.pid, &identity));
         assert!(children(own.pid).contains(&identity));
-        assert!(has_descendant_running(&own, "sleep"));
-        assert!(!has_descendant_running(&identity, "sleep"));
         let stranger = Identity { start: own.start + 1, ..own };
         assert!(!descends_from(identity.pid, &stranger));
         child.kill().unwrap();

@@ -32,6 +32,11 @@ const LONG: usize = 1 << 20;
 
 /// How many answers a connection may wait for at a time.
 const WAITS: usize = 256;
+/// How long `ping` waits for the engine before it looks whether the disk holds it up.
+const PING_PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// How long `status` waits for the engine.
+const STATUS_PATIENCE: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// One connection.
 pub(crate) struct Connection {
@@ -246,8 +251,10 @@ impl Connection {
             wire::Explain::METHOD => to_value(&self.explain(parameters(params)?).await?),
             wire::Ping::METHOD => {
                 self.door.look_down();
-                self.door.engine.alive().await?;
-                to_value(&wire::Pong { generation: self.door.generation })
+                if self.role == "keeper" {
+                    self.door.record.heal();
+                }
+                to_value(&self.ping().await?)
             }
             wire::Mount::METHOD => {
                 let mounted = self.door.mounts.mount(parameters(params)?).await?;
@@ -430,13 +437,15 @@ impl Connection {
 
     async fn status(&self) -> Result<wire::Health, Refusal> {
         let door = &self.door;
-        let (unsettled, accepted, now) = door
-            .engine
-            .look(|view| {
-                let unsettled = view.state.requests.values().filter(|request| !request.is_settled()).count();
-                (unsettled as u64, view.store.horizon().map_or(0, |(seq, _)| seq), view.now)
-            })
-            .await?;
+        let look = door.engine.look(|view| {
+            let unsettled = view.state.requests.values().filter(|request| !request.is_settled()).count();
+            (unsettled as u64, view.store.horizon().map_or(0, |(seq, _)| seq), view.now)
+        });
+        // An engine that waits for the disk, or hangs, is just what is asked about.
+        let (silent, (unsettled, accepted, now)) = match tokio::time::timeout(STATUS_PATIENCE, look).await {
+            Ok(found) => (false, found?),
+            Err(_) => (true, (0, 0, door.clock.now())),
+        };
         let keeper = door.keeper.load(Ordering::SeqCst);
         let (owner, attached) = door.owners.view();
         Ok(wire::Health {
@@ -450,12 +459,31 @@ impl Connection {
             home: door.files.home().root().display().to_string(),
             unsettled,
             accepted,
-            last_end: door.last_end.clone(),
+            last_end: door.last_end.as_ref().map(|end| end.how.clone()),
+            last_end_at: door.last_end.as_ref().and_then(|end| end.at),
+            restarts: door.record.restarts,
+            stalled_ms: door.engine.stalled().filter(|_| silent),
+            silent,
             notes: door.notes.iter().cloned().chain(door.engine.trouble()).collect(),
             attach: door.mounts.attach().await,
             owner,
             attached,
         })
+    }
+
+    /// Answers when the engine lives, or, while it is inside a commit that the disk does not finish, with that.
+    async fn ping(&self) -> Result<wire::Pong, Refusal> {
+        let generation = self.door.generation;
+        let alive = self.door.engine.alive();
+        tokio::pin!(alive);
+        loop {
+            if let Ok(answer) = tokio::time::timeout(PING_PATIENCE, &mut alive).await {
+                return answer.map(|()| wire::Pong { generation, stalled_ms: None });
+            }
+            if let stalled_ms @ Some(_) = self.door.engine.stalled() {
+                return Ok(wire::Pong { generation, stalled_ms });
+            }
+        }
     }
 
     async fn shutdown(&self, call: wire::Shutdown) -> Result<Value, Refusal> {
@@ -470,7 +498,7 @@ impl Connection {
         if call.panes {
             self.door.mounts.unmount().await;
         }
-        self.door.request_stop(&why);
+        self.door.request_stop(&format!("{why} (pid {})", self.pid));
         to_value(&wire::Done {})
     }
 

@@ -29,10 +29,14 @@ use crate::lock::{Claim, Ground};
 use crate::mount::Mounts;
 use crate::ownership::Owners;
 use crate::record::{Record, heartbeat, last_end};
+use crate::store::Store;
 use crate::succession::{Keepsakes, finish_hand_overs, open_store, take_locks};
 use crate::tcp::{Address, LISTEN};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
+
+/// How long an orderly stop waits for the engine.
+const STOP_PATIENCE: Duration = Duration::from_millis(600);
 
 /// Serves the project until it is told to stop.
 pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
@@ -41,7 +45,11 @@ pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
     let files = Arc::new(Files::open(home)?);
     write_panics(&files);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(ExitCode::from(runtime.block_on(serve(files))?))
+    crate::failpoint::hit_blocking("worker.start");
+    let code = runtime.block_on(serve(files));
+    // A file's write that the disk does not finish must not hold an orderly stop.
+    runtime.shutdown_background();
+    Ok(ExitCode::from(code?))
 }
 
 /// Has a panic of any thread end the process, with its message kept for the keeper (promise P8).
@@ -49,7 +57,7 @@ fn write_panics(files: &Arc<Files>) {
     let files = files.clone();
     std::panic::set_hook(Box::new(move |panic| {
         log(&panic.to_string());
-        files.write("run/panic", &panic.to_string().replace('\n', " ")).ok();
+        files.write(crate::keeper::PANIC, &panic.to_string().replace('\n', " ")).ok();
         std::process::abort();
     }));
 }
@@ -65,14 +73,8 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let (mut store, mut notes) = open_store(&files)?;
     let ground = Arc::new(Ground::of(lock, files.path(file::STORE))?);
     let last_end = last_end(&files);
-    let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
-    let unsettled = store.open_requests()?.iter().any(|request| !request.is_settled());
-    let clock = Clock::start(store.meta("clock")?.as_deref(), unsettled, store.latest_moment()?);
-    store.remember("clock", clock.kept());
-    store.set_meta("generation", &generation.to_string())?;
-    crate::files::remove_if_there(&files.path(file::SOCKET))?;
-    let listener = UnixListener::bind(files.socket(file::SOCKET)).context("cannot open askd's socket")?;
-    std::fs::set_permissions(files.path(file::SOCKET), std::fs::Permissions::from_mode(0o600))?;
+    let (generation, clock) = begin(&mut store)?;
+    let listener = listen(&files)?;
     files.link_commands().context("cannot link the commands into the home")?;
 
     let (effects_in, effects) = unbounded_channel();
@@ -86,9 +88,14 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let tcp = open_tcp(&engine).await;
     notes.extend(tcp.as_ref().err().map(|error| format!("{error:#}")));
     let tcp = tcp.ok().flatten();
-    let address = tcp.as_ref().map(|(_, address)| address.clone());
-    let record =
-        Record { files: files.clone(), generation, started: clock.now(), owners: Arc::default(), tcp: address };
+    let record = Record {
+        files: files.clone(),
+        generation,
+        started: clock.now(),
+        restarts: last_end.as_ref().map_or(0, |end| end.restarts),
+        owners: Arc::default(),
+        tcp: tcp.as_ref().map(|(_, address)| address.clone()),
+    };
     let owners = Owners::restore(engine.clone(), clock, record.clone()).await;
     let door = Arc::new(Door {
         files: files.clone(),
@@ -103,6 +110,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         generation,
         started: clock.now(),
         last_end,
+        record: record.clone(),
         keeper: AtomicU32::new(0),
         keeper_lost: Notify::new(),
         stop: Notify::new(),
@@ -130,10 +138,28 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     if let Some((listener, address)) = tcp {
         tokio::spawn(crate::tcp::serve(door.clone(), listener, address.token));
     }
-    ready();
+    say("ready");
 
     until_stopped(&door).await?;
     Ok(end(&door, &record).await)
+}
+
+/// Counts this worker, and starts its clock.
+fn begin(store: &mut Store) -> anyhow::Result<(u64, Clock)> {
+    let generation = store.meta("generation")?.and_then(|n| n.parse::<u64>().ok()).unwrap_or(0) + 1;
+    let unsettled = store.open_requests()?.iter().any(|request| !request.is_settled());
+    let clock = Clock::start(store.meta("clock")?.as_deref(), unsettled, store.latest_moment()?);
+    store.remember("clock", clock.kept());
+    store.set_meta("generation", &generation.to_string())?;
+    Ok((generation, clock))
+}
+
+/// Opens the socket. A file that is there already is a dead worker's: we hold the lock.
+fn listen(files: &Files) -> anyhow::Result<UnixListener> {
+    crate::files::remove_if_there(&files.path(file::SOCKET))?;
+    let listener = UnixListener::bind(files.socket(file::SOCKET)).context("cannot open askd's socket")?;
+    std::fs::set_permissions(files.path(file::SOCKET), std::fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Ends this worker: in order, or so that the next one goes on from where it was. Returns the exit code.
@@ -154,7 +180,11 @@ async fn end(door: &Door, record: &Record) -> u8 {
         }
         return code;
     }
-    door.engine.stop().await;
+    record.write("stopping", Some(&why)).ok();
+    // A commit that the disk does not finish holds nobody: what is not committed was never accepted.
+    if tokio::time::timeout(STOP_PATIENCE, door.engine.stop()).await.is_err() {
+        log("the engine did not stop in time: it is left where it is");
+    }
     // A disk that takes nothing keeps no one from ending.
     let swept = [file::SOCKET, file::STATE, crate::keeper::SETTINGS]
         .map(|name| crate::files::remove_if_there(&door.files.path(name)))
@@ -178,19 +208,14 @@ async fn open_tcp(engine: &Engine) -> anyhow::Result<Option<(TcpListener, Addres
     opened.map(Some)
 }
 
-/// Says on the standard output, which the keeper reads, that the socket is open.
-fn ready() {
-    say("ready");
-    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
-        rustix::stdio::dup2_stdout(null).ok();
-    }
-}
-
-/// Writes a line on the standard output.
+/// Says on the standard output, which the keeper reads, how the start went.
 fn say(line: &str) {
     use std::io::Write as _;
     writeln!(std::io::stdout(), "{line}").ok();
     std::io::stdout().flush().ok();
+    if let Ok(null) = std::fs::File::options().write(true).open("/dev/null") {
+        rustix::stdio::dup2_stdout(null).ok();
+    }
 }
 
 fn policy() -> Policy {

@@ -83,7 +83,7 @@ fn a_daemon_that_serves_is_found_and_none_is_started() {
     let world = World::new(&format!("{COUNT} echo held"));
     world.serve(1, well);
     let mut connection = world.askd.find_or_start(soon()).unwrap();
-    assert_eq!(connection.call(&Ping {}).unwrap(), Pong { generation: 7 });
+    assert_eq!(connection.call(&Ping {}).unwrap(), Pong { generation: 7, stalled_ms: None });
     assert_eq!(world.starts(), 0);
 }
 
@@ -188,7 +188,7 @@ fn a_call_whose_connection_is_lost_is_made_again() {
         }
         well(call, project)
     });
-    assert_eq!(world.askd.call(&Ping {}).unwrap(), Pong { generation: 7 });
+    assert_eq!(world.askd.call(&Ping {}).unwrap(), Pong { generation: 7, stalled_ms: None });
 }
 
 #[test]

@@ -136,6 +136,10 @@ fn status_shows_health_and_the_last_end() {
         unsettled: 1,
         accepted: 12,
         last_end: Some("killed by signal 9".into()),
+        last_end_at: Some(Time(START)),
+        restarts: 2,
+        stalled_ms: None,
+        silent: false,
         notes: vec!["the store was damaged".into()],
         attach: Some(Session { socket: "/h/tmux.sock".into(), session: "ccb".into() }),
         owner: Some(Who { pid: 20, kind: ownership::Kind::Launcher, since: Time(START) }),
@@ -147,16 +151,33 @@ fn status_shows_health_and_the_last_end() {
           project   /p
           home      /h
           requests  1 not over, 12 ever accepted
-          last end  killed by signal 9
+          restarts  2 since the last orderly end
+          last end  killed by signal 9 (5 min 0 s ago)
           note      the store was damaged
           owner     ccb, pid 20, for 5 min 0 s
           attached  the process named by CCB_PARENT_PID, pid 21, for 1 min 0 s
           panes     tmux -S /h/tmux.sock attach -t ccb
         "#);
-    let unowned = Health { owner: None, attached: Vec::new(), ..view };
-    let text = health(&unowned);
-    assert!(text.contains("owner     nobody; askd ends when it is not needed"), "{text}");
-    assert!(!text.contains("attached"), "{text}");
+    let view = Health {
+        silent: true,
+        stalled_ms: Some(7_000),
+        last_end: None,
+        restarts: 0,
+        attach: None,
+        owner: None,
+        attached: Vec::new(),
+        notes: Vec::new(),
+        ..view
+    };
+    insta::assert_snapshot!(health(&view), @r#"
+        askd 0.1.0, pid 12, generation 3, up 5 min 0 s
+          keeper    pid 11
+          project   /p
+          home      /h
+          requests  not known: the engine does not answer
+          engine    a commit has been waiting for the disk for 7.0 s; it goes on when the disk does
+          owner     nobody; askd ends when it is not needed
+        "#);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ccb_core::wire::{Call, Order, Reply, call_line};
 
 use super::kept::drain;
-use crate::connect::{Askd, DEADLINE};
+use crate::connect::{Askd, ConnectError, DEADLINE};
 use crate::error::CliError;
 use crate::wake::{Pace, Patience, pause};
 
@@ -24,6 +24,10 @@ const WRITE_LIMIT: Duration = Duration::from_secs(1);
 
 /// How long a connection lives that was worth having.
 const LIFE: Duration = Duration::from_secs(2);
+
+/// How soon a daemon that cannot start is started again by a runner, at first and at the longest. A request starts it
+/// at once.
+const START_AGAIN: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 
 /// The runner's end of the link.
 pub(crate) struct Link {
@@ -111,9 +115,16 @@ const CALLS_FROM: u64 = 100;
 impl Far {
     fn run(self) {
         let mut pace = Pace::new(Duration::from_millis(50), Duration::from_secs(2));
+        let (mut rest, mut start_from) = (START_AGAIN.0, Instant::now());
         while !self.closing.load(Ordering::Relaxed) {
-            match self.askd.find_or_start(Patience::of(DEADLINE)) {
-                Ok(mut connection) => {
+            let found = if start_from <= Instant::now() {
+                self.askd.find_or_start(Patience::of(DEADLINE)).map(Some)
+            } else {
+                Ok(self.askd.find_at_once(LIFE))
+            };
+            match found.transpose() {
+                None => {}
+                Some(Ok(mut connection)) => {
                     let writer = connection.writer().and_then(|writer| {
                         writer.set_write_timeout(Some(WRITE_LIMIT))?;
                         Ok(writer)
@@ -131,9 +142,16 @@ impl Far {
                     self.tell(Event::Down);
                     if began.elapsed() >= LIFE {
                         pace.reset();
+                        rest = START_AGAIN.0;
                     }
                 }
-                Err(error) => self.tell(Event::Trouble(self.askd.explain(error))),
+                Some(Err(error)) => {
+                    if matches!(error, ConnectError::Keeper(_)) {
+                        start_from = Instant::now() + rest;
+                        rest = (rest * 2).min(START_AGAIN.1);
+                    }
+                    self.tell(Event::Trouble(self.askd.explain(error)));
+                }
             }
             let _ = pause(pace.pause(), Patience::default());
         }

@@ -1,0 +1,110 @@
+//! The keeper at work: what kills a worker, what hangs it, and what only looks like that.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::env::{Setup, TestEnv, signal, until, within};
+
+/// Returns what the home says of the last worker.
+pub(crate) fn last(env: &TestEnv, state: &std::path::Path) -> Value {
+    let _ = env;
+    std::fs::read_to_string(state.join("askd.last.json"))
+        .ok()
+        .and_then(|text| serde_json::from_str(&text).ok())
+        .unwrap_or_default()
+}
+
+/// Returns a world with a fail point that acts once, when the mark is removed.
+fn armed_later(point: &str) -> TestEnv {
+    let setup = Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1").with("CCB_FAILPOINT", point);
+    let env = TestEnv::new(setup);
+    std::fs::write(env.dir().join("mark"), "").unwrap();
+    env.mount();
+    env
+}
+
+#[test]
+fn five_kills_from_outside_within_thirty_seconds_are_all_survived() {
+    let env = TestEnv::start(Setup::default());
+    let (_, keeper) = env.askd();
+    let began = Instant::now();
+    for round in 0..5 {
+        let before = env.askd().0;
+        env.kill(before);
+        assert_eq!(env.ask("stub", &format!("ECHO: {round}")).ok(), format!("{round}\n"));
+        let (worker, same) = env.askd();
+        assert!(worker != before && same == keeper, "round {round}");
+    }
+    assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
+    assert_eq!(env.status()["restarts"], 5);
+}
+
+#[test]
+fn a_wedged_engine_is_replaced_though_its_socket_answers() {
+    let env = armed_later("engine.before-commit=hang:{world}/mark");
+    let (worker, keeper) = env.askd();
+    std::fs::remove_file(env.dir().join("mark")).unwrap();
+    let going = env.begin("ask", &["stub", "-t", "60"], "ECHO: after the wedge");
+    until("the edge is reached", || env.dir().join("mark").exists().then_some(()));
+    assert_eq!(env.status()["silent"], true);
+    assert_eq!(going.end().ok(), "after the wedge\n");
+    let after = env.askd();
+    assert!(after.0 != worker && after.1 == keeper);
+    let status = env.status();
+    assert!(status["last_end"].as_str().unwrap().contains("hung: did not answer 3 pings"), "{status:#}");
+    assert_eq!(env.all_received("stub").values().copied().collect::<Vec<_>>(), [1]);
+}
+
+#[test]
+fn a_commit_that_the_disk_holds_up_is_no_hang() {
+    let env = armed_later("store.commit=stall:10:{world}/mark");
+    let before = env.askd();
+    std::fs::remove_file(env.dir().join("mark")).unwrap();
+    let going: Vec<_> =
+        (0..5).map(|n| env.begin("ask", &["stub", "-t", "60"], &format!("ECHO: after the stall {n}"))).collect();
+    until("the edge is reached", || env.dir().join("mark").exists().then_some(()));
+    let status = until("status tells of it", || Some(env.status()).filter(|s| s["stalled_ms"].as_u64() > Some(3000)));
+    assert_eq!(status["silent"], true, "{status:#}");
+    for (n, one) in going.into_iter().enumerate() {
+        assert_eq!(one.end().ok(), format!("after the stall {n}\n"));
+    }
+    assert_eq!(env.askd(), before, "it was replaced");
+    until("the log tells of the end", || env.log().contains("does not wait for the disk any more").then_some(()));
+    assert_eq!(env.log().matches("waits for the disk in a commit").count(), 1);
+}
+
+#[test]
+fn a_stopped_worker_is_replaced_within_three_intervals_and_three_seconds() {
+    let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "2"));
+    let state = env.state();
+    let (worker, _) = env.askd();
+    signal(worker, Signal::STOP);
+    let began = Instant::now();
+    until("another serves", || {
+        let last = last(&env, &state);
+        (last["status"] == "running" && last["pid"] != worker).then_some(())
+    });
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(9 + 3), "{took:?}");
+    let status = env.status();
+    assert!(status["last_end"].as_str().unwrap().contains("hung: did not answer 3 pings"), "{status:#}");
+}
+
+#[test]
+fn a_worker_that_dies_at_its_start_is_tried_five_times_and_again_with_the_next_request() {
+    let setup = Setup::default().with("CCB_FAILPOINT", "worker.start=panic-while:{world}/cause");
+    let env = TestEnv::start(setup);
+    std::fs::write(env.dir().join("cause"), "").unwrap();
+    let starts = || env.log().matches("as CCB_FAILPOINT demands at worker.start").count();
+    env.kill(env.askd().0);
+    until("the breaker is open", || env.log().contains("5 times in a row").then_some(()));
+    env.run("ask", &["stub", "-t", "60"], "ECHO: x").says(1, &["5 times in a row", "panicked at", "failpoint.rs:"]);
+    env.ccb(&["status"]).says(1, &["5 times in a row", "panicked at", "failpoint.rs:"]);
+    // The pane's runner waits longer and longer before it starts another.
+    let before = starts();
+    assert!(within(Duration::from_secs(6), || (starts() > before + 10).then_some(())).is_none(), "{}", starts());
+    std::fs::remove_file(env.dir().join("cause")).unwrap();
+    assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
+}
