@@ -273,6 +273,8 @@ async fn replace_keeper(door: Arc<Door>, lock: Arc<Lock>) {
             .arg("--project")
             .arg(door.files.home().work_dir())
             .env("CCB_RUN_DIR", door.files.home().root())
+            .env_remove(crate::keeper::MEMORY[0])
+            .env_remove(crate::keeper::MEMORY[1])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null())
