@@ -198,11 +198,7 @@ fn a_restarted_worker_has_the_same_port_and_a_new_token() {
     assert_eq!(with(&others["token"])["reply"], "Unauthorized");
     // The setting is the daemon's, whoever starts the next keeper.
     env.kill(keeper);
-    let bare = |command: &mut std::process::Command| drop(command.env_remove("CCB_ASKD_LISTEN"));
-    let ran = env.begin_with("ccb", &["ps"], "", |command| {
-        bare(command);
-        command
-    });
+    let ran = env.begin_with("ccb", &["ps"], "", |command| command.env_remove("CCB_ASKD_LISTEN"));
     let _shown = ran.end().ok();
     let (worker, _) = env.askd();
     env.kill(worker);
