@@ -16,23 +16,25 @@ fn open() -> TestEnv {
 /// Returns what `askd.json` says.
 fn state(env: &TestEnv) -> Value {
     let path = env.state().join("askd.json");
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    assert_eq!(std::fs::metadata(&path).expect("a socket and its daemon work").permissions().mode() & 0o777, 0o600);
+    serde_json::from_str(&std::fs::read_to_string(path).expect("a socket and its daemon work"))
+        .expect("a socket and its daemon work")
 }
 
 /// Connects.
 fn connect(state: &Value) -> TcpStream {
     let host = state["connect_host"].as_str().expect("the door is open");
-    let port = u16::try_from(state["port"].as_u64().unwrap()).unwrap();
-    let stream = TcpStream::connect((host, port)).unwrap();
-    stream.set_read_timeout(Some(2 * SOON)).unwrap();
+    let port = u16::try_from(state["port"].as_u64().expect("a socket and its daemon work"))
+        .expect("a socket and its daemon work");
+    let stream = TcpStream::connect((host, port)).expect("a socket and its daemon work");
+    stream.set_read_timeout(Some(2 * SOON)).expect("a socket and its daemon work");
     stream
 }
 
 /// Says this over a connection of its own and returns all that comes back.
 fn say(state: &Value, text: &str) -> String {
     let mut stream = connect(state);
-    stream.write_all(text.as_bytes()).unwrap();
+    stream.write_all(text.as_bytes()).expect("a socket and its daemon work");
     let mut said = String::new();
     let _until_closed = stream.read_to_string(&mut said);
     said
@@ -46,7 +48,7 @@ fn call(state: &Value, mut call: Value) -> Value {
     }
     let said = say(state, &format!("{call}\n"));
     assert_eq!((said.matches('\n').count(), said.ends_with('\n')), (1, true), "{said:?}");
-    serde_json::from_str(&said).unwrap()
+    serde_json::from_str(&said).expect("a socket and its daemon work")
 }
 
 /// Returns a request.
@@ -196,11 +198,7 @@ fn a_restarted_worker_has_the_same_port_and_a_new_token() {
     assert_eq!(with(&others["token"])["reply"], "Unauthorized");
     // The setting is the daemon's, whoever starts the next keeper.
     env.kill(keeper);
-    let bare = |command: &mut std::process::Command| drop(command.env_remove("CCB_ASKD_LISTEN"));
-    let ran = env.begin_with("ccb", &["ps"], "", |command| {
-        bare(command);
-        command
-    });
+    let ran = env.begin_with("ccb", &["ps"], "", |command| command.env_remove("CCB_ASKD_LISTEN"));
     let _shown = ran.end().ok();
     let (worker, _) = env.askd();
     env.kill(worker);
@@ -210,10 +208,10 @@ fn a_restarted_worker_has_the_same_port_and_a_new_token() {
 
 #[test]
 fn askd_is_shut_down_over_tcp() {
-    let env = TestEnv::new(Setup::default());
+    let env = TestEnv::new(Setup::default().with("CCB_ASKD_AUTOSTART", "0"));
     let project = env.project().display().to_string();
     let askd = env.begin("askd", &["--work-dir", &project, "--listen", "localhost:0"], "");
-    until("it serves", || env.status()["pid"].as_u64());
+    until("it serves", || (env.ccb(&["ps"]).code == Some(0)).then_some(()));
     let state = state(&env);
     let said = call(&state, json!({"type": "ask.shutdown", "v": 1, "id": "s"}));
     assert_eq!(said, json!({"type": "ask.response", "v": 1, "id": "s", "exit_code": 0, "reply": "OK"}));

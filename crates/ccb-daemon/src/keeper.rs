@@ -58,6 +58,10 @@ const SETTING_NAMES: &[&str] = &[
     "CCB_WATCHDOG_INTERVAL_S",
 ];
 
+/// The C library's settings for the worker alone: what a long line has taken goes back to the system when it is freed.
+/// By itself the library keeps up to 64 MiB for the next one.
+pub(crate) const MEMORY: [&str; 2] = ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"];
+
 /// How long a worker may take to say that it serves.
 const START: Duration = Duration::from_secs(20);
 
@@ -319,6 +323,7 @@ impl Keeper {
             .arg(self.files.home().work_dir())
             .envs(&self.settings)
             .env("CCB_RUN_DIR", self.files.home().root())
+            .envs(MEMORY.map(|name| (name, "131072")))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(self.files.log()?)

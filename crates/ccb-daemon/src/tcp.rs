@@ -70,7 +70,7 @@ pub(crate) async fn open(setting: &str, engine: &Engine) -> anyhow::Result<(TcpL
     }
     let mut bytes = [0; 16];
     std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom")?, &mut bytes).context("no randomness")?;
-    let token: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    let token = format!("{:032x}", u128::from_be_bytes(bytes));
     Ok((listener, Address { at, token: token.into() }))
 }
 

@@ -344,6 +344,8 @@ fn start_keeper(door: &Door) -> std::io::Result<tokio::process::Child> {
         .arg(door.files.home().work_dir())
         .env("CCB_RUN_DIR", door.files.home().root())
         .env_remove("CCB_PARENT_PID")
+        .env_remove(crate::keeper::MEMORY[0])
+        .env_remove(crate::keeper::MEMORY[1])
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
         .stderr(std::process::Stdio::null())

@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn whom_to_close() {
-        let crowd: String = (1..=9).map(|n| format!(" {n}:7cw")).collect();
+        let crowd = " 1:7cw 2:7cw 3:7cw 4:7cw 5:7cw 6:7cw 7:7cw 8:7cw 9:7cw";
         let table = [
             // The oldest stranger; but of the process that holds most.
             ("1:7s 2:8s", Standing::Stranger, Some(1)),

@@ -52,16 +52,15 @@ impl Memory {
             return Ok(None);
         }
         let count = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
-        match tokio::time::timeout(2 * STALL, self.0.clone().acquire_many_owned(count)).await {
-            Ok(Ok(held)) => Ok(Some(held)),
-            Ok(Err(_)) | Err(_) => {
-                let message = format!(
-                    "askd holds {} MiB of other connections' long lines, and takes no more of them now",
-                    MEMORY_KIB >> 10
-                );
-                Err(Refusal::new(Code::Internal, message).hint("try again in a moment"))
-            }
+        let free = tokio::time::timeout(2 * STALL, self.0.clone().acquire_many_owned(count)).await;
+        if let Ok(Ok(held)) = free {
+            return Ok(Some(held));
         }
+        let message = format!(
+            "askd holds {} MiB of other connections' long lines, and takes no more of them now",
+            MEMORY_KIB >> 10
+        );
+        Err(Refusal::new(Code::Internal, message).hint("try again in a moment"))
     }
 }
 
