@@ -237,11 +237,14 @@ fn a_second_ccb_shows_the_same_agents_and_inherits_askd() {
 fn an_owner_killed_with_a_request_in_flight_passes_askd_on() {
     let env = TestEnv::new(Setup::default());
     let user = User::new(&env);
-    let one = user.opens("one", "ccb");
+    // Something else has the terminal next, as a shell would.
+    let one = user.opens("one", "ccb; cat");
     env.until_state("stub", "idle");
     until_owned(&env, Some(one), &[]);
     let two = user.opens("two", "ccb");
     until_owned(&env, Some(one), &[two]);
+    let shown = || env.processes().iter().filter(|(_, line)| line.ends_with("attach -t ccb ")).count();
+    until("both show the agents", || (shown() == 2).then_some(()));
     let before = env.askd();
     let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: through it all");
     env.until_request(&id, "working");
@@ -250,8 +253,7 @@ fn an_owner_killed_with_a_request_in_flight_passes_askd_on() {
     let request = going.end().json();
     assert_eq!(request["settlement"]["reply"], "through it all", "{request:#}");
     assert_eq!((env.received("stub", &id), &request["attempts"]), (1, &1.into()));
-    // The tmux that showed the agents has not stayed behind in its terminal.
-    assert_eq!(user.ended("one").0, "137");
+    until("the tmux in the terminal of the killed one has ended", || (shown() == 1).then_some(()));
     assert_eq!(env.askd(), before);
 }
 
@@ -358,10 +360,15 @@ fn no_instance_starts_again_what_kill_has_ended() {
     let one = user.opens("one", "ccb");
     env.until_state("stub", "idle");
     until_owned(&env, Some(one), &[]);
+    // It hears of all that happens when all has happened.
+    signal(one, Signal::STOP);
     assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+    assert_eq!(until_ended(&env), "asked by ccb kill");
+    signal(one, Signal::CONT);
     let (_, screen) = user.ended("one");
     assert!(screen.contains("askd was ended: asked by ccb kill"), "{screen}");
     assert_eq!(until_ended(&env), "asked by ccb kill");
+    assert_eq!(last_end(&env)["generation"], 1);
     assert_eq!(env.ccb(&["kill"]).ok(), "nothing is running\n");
 }
 

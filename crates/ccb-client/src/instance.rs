@@ -98,11 +98,25 @@ impl Watch {
             },
             Ok(Ok(Reply::Notice { .. } | Reply::Answer { .. })) => Next::GoOn,
             Ok(Err(_)) => {
-                let _ = connection.call_within(&Detach {}, Patience::of(LEAVE_LIMIT));
+                self.leave(connection);
                 Next::End
             }
             Err(_) => Next::Reconnect,
         }
+    }
+
+    /// Hears what has been said already, and detaches unless the daemon is ending anyway.
+    fn leave(&mut self, connection: &mut Connection) {
+        while let Ok(Ok(reply)) = connection.read(Patience::of(Duration::ZERO)) {
+            if let Reply::Notice { method, params } = reply
+                && method == "ownership"
+                && let Ok(owned) = serde_json::from_value(params)
+                && matches!(self.hear(owned), Next::End)
+            {
+                return;
+            }
+        }
+        let _ = connection.call_within(&Detach {}, Patience::of(LEAVE_LIMIT));
     }
 
     fn hear(&mut self, owned: Owned) -> Next {
