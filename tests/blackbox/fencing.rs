@@ -149,7 +149,8 @@ fn a_request_is_not_accepted_into_a_deleted_database() {
     let setup = Setup::default().with("CCB_FAILPOINT", "engine.before-commit=wait:{world}/go");
     let env = TestEnv::new(setup);
     std::fs::write(env.dir().join("go"), "").expect("it is there, and can be used");
-    env.mount();
+    // Its agent does not run: nothing but the commit has the worker look at what it stands on.
+    let (worker, _) = env.askd();
     let home = env.state();
     std::fs::remove_file(env.dir().join("go")).expect("it is there, and can be used");
     assert!(!env.dir().join("go.reached").exists());
@@ -158,8 +159,11 @@ fn a_request_is_not_accepted_into_a_deleted_database() {
     delete(&home);
     std::fs::write(env.dir().join("go"), "").expect("it is there, and can be used");
     let accepted: Value = asked.end().json();
+    let there = env.processes().iter().any(|(pid, _)| *pid == worker);
+    assert!(!there, "a worker without ground has accepted it: {accepted:#}");
     let id = accepted["id"].as_str().unwrap_or_else(|| panic!("{accepted:#}"));
     assert_eq!(accepted["repeated"], false, "it was in the deleted database already: {accepted:#}");
+    env.mount();
     let request = env.settled(id);
     outcome(&request, "completed");
     assert_eq!(request["settlement"]["reply"], "accepted once");
