@@ -108,3 +108,50 @@ fn a_worker_that_dies_at_its_start_is_tried_five_times_and_again_with_the_next_r
     std::fs::remove_file(env.dir().join("cause")).unwrap();
     assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
 }
+
+#[test]
+fn a_start_that_cannot_succeed_is_told_at_once() {
+    let env = TestEnv::start(Setup::default());
+    let state = env.state();
+    assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+    let store = state.join("ccb.db");
+    std::fs::remove_file(&store).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    env.ask("stub", "ECHO: x").says(1, &["cannot open the store"]);
+    assert_eq!(env.log().matches("the worker cannot serve").count(), 1, "it was tried again");
+    assert!(last(&env, &state)["exit_reason"].as_str().unwrap().contains("cannot open the store"));
+    std::fs::remove_dir(&store).unwrap();
+    env.mount();
+    assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
+}
+
+#[test]
+fn twenty_waiting_clients_go_on_waiting_across_an_orderly_stop() {
+    let env = TestEnv::start(Setup::default());
+    let state = env.state();
+    // One is worked on, so that none is just being handed over: that one could end as unknown.
+    let (first, slow) = env.ask_meanwhile("stub", "SLEEP 4: slowly");
+    env.until_request(&first, "working");
+    let going: Vec<_> =
+        (0..19).map(|n| env.begin("ask", &["stub", "-t", "120"], &format!("ECHO: number {n}"))).collect();
+    until("all are accepted", || (env.requests().len() == 20).then_some(()));
+    let (worker, keeper) = env.askd();
+    let began = Instant::now();
+    signal(keeper, Signal::TERM);
+    until("both have ended", || {
+        let gone = |pid: u32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        let ended = |pid: u32| gone(pid) || env.processes().iter().all(|(other, _)| *other != pid);
+        (ended(worker) && ended(keeper)).then_some(())
+    });
+    let took = began.elapsed();
+    println!("an orderly stop with 20 clients took {took:?}");
+    assert!(took < Duration::from_secs(2), "it was killed: {took:?}");
+    assert_eq!(slow.end().json()["settlement"]["reply"], "slowly");
+    for (n, one) in going.into_iter().enumerate() {
+        assert_eq!(one.end().ok(), format!("number {n}\n"));
+    }
+    assert!(env.all_received("stub").values().all(|count| *count == 1));
+    let status = env.status();
+    assert!(status["last_end"].as_str().unwrap().contains("stopped: signal TERM"), "{status:#}");
+    assert!(state.join("askd.json").exists());
+}
