@@ -1,5 +1,6 @@
 //! The keeper at work: what kills a worker, what hangs it, and what only looks like that.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,8 +9,7 @@ use serde_json::Value;
 use crate::env::{Setup, TestEnv, signal, until, within};
 
 /// Returns what the home says of the last worker.
-pub(crate) fn last(env: &TestEnv, state: &std::path::Path) -> Value {
-    let _ = env;
+pub(crate) fn last(state: &std::path::Path) -> Value {
     std::fs::read_to_string(state.join("askd.last.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -20,7 +20,7 @@ pub(crate) fn last(env: &TestEnv, state: &std::path::Path) -> Value {
 fn armed_later(point: &str) -> TestEnv {
     let setup = Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1").with("CCB_FAILPOINT", point);
     let env = TestEnv::new(setup);
-    std::fs::write(env.dir().join("mark"), "").unwrap();
+    std::fs::write(env.dir().join("mark"), "").expect("a mark");
     env.mount();
     env
 }
@@ -83,7 +83,7 @@ fn a_stopped_worker_is_replaced_within_three_intervals_and_three_seconds() {
     signal(worker, Signal::STOP);
     let began = Instant::now();
     until("another serves", || {
-        let last = last(&env, &state);
+        let last = last(&state);
         (last["status"] == "running" && last["pid"] != worker).then_some(())
     });
     let took = began.elapsed();
@@ -119,7 +119,7 @@ fn a_start_that_cannot_succeed_is_told_at_once() {
     std::fs::create_dir(&store).unwrap();
     env.ask("stub", "ECHO: x").says(1, &["cannot open the store"]);
     assert_eq!(env.log().matches("the worker cannot serve").count(), 1, "it was tried again");
-    assert!(last(&env, &state)["exit_reason"].as_str().unwrap().contains("cannot open the store"));
+    assert!(last(&state)["exit_reason"].as_str().unwrap().contains("cannot open the store"));
     std::fs::remove_dir(&store).unwrap();
     env.mount();
     assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
@@ -144,7 +144,7 @@ fn twenty_waiting_clients_go_on_waiting_across_an_orderly_stop() {
         (ended(worker) && ended(keeper)).then_some(())
     });
     let took = began.elapsed();
-    println!("an orderly stop with 20 clients took {took:?}");
+    writeln!(std::io::stderr(), "an orderly stop with 20 clients took {took:?}").unwrap();
     assert!(took < Duration::from_secs(2), "it was killed: {took:?}");
     assert_eq!(slow.end().json()["settlement"]["reply"], "slowly");
     for (n, one) in going.into_iter().enumerate() {
