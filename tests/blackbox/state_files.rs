@@ -30,7 +30,7 @@ fn state_files_that_are_damaged_are_written_again_and_lead_nobody_astray() {
         }
         assert_eq!(env.ask("stub", "ECHO: all the same").ok(), "all the same\n");
         until("both are whole again", || {
-            let healed = std::fs::read_to_string(&path).ok()? == whole && last(&env, &state)["status"] == "running";
+            let healed = std::fs::read_to_string(&path).ok()? == whole && last(&state)["status"] == "running";
             healed.then_some(())
         });
         for file in [&path, &last_path] {
@@ -66,8 +66,8 @@ fn the_last_end_says_who_asked_and_which_signal() {
         env.status()["last_end"].as_str().is_some_and(|end| end.contains("KILL): by somebody")).then_some(())
     });
     assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
-    until("it has stopped", || (last(&env, &state)["status"] == "stopped").then_some(()));
-    let last = last(&env, &state);
+    until("it has stopped", || (last(&state)["status"] == "stopped").then_some(()));
+    let last = last(&state);
     let why = last["exit_reason"].as_str().unwrap();
     assert!(why.contains("asked by ccb kill (pid "), "{last:#}");
     assert_eq!((&last["exit_code"], &last["signal"]), (&0.into(), &serde_json::Value::Null));

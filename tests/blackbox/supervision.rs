@@ -1,5 +1,6 @@
 //! The keeper at work: what kills a worker, what hangs it, and what only looks like that.
 
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -8,8 +9,7 @@ use serde_json::Value;
 use crate::env::{Setup, TestEnv, signal, until, within};
 
 /// Returns what the home says of the last worker.
-pub(crate) fn last(env: &TestEnv, state: &std::path::Path) -> Value {
-    let _ = env;
+pub(crate) fn last(state: &std::path::Path) -> Value {
     std::fs::read_to_string(state.join("askd.last.json"))
         .ok()
         .and_then(|text| serde_json::from_str(&text).ok())
@@ -20,7 +20,7 @@ pub(crate) fn last(env: &TestEnv, state: &std::path::Path) -> Value {
 fn armed_later(point: &str) -> TestEnv {
     let setup = Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1").with("CCB_FAILPOINT", point);
     let env = TestEnv::new(setup);
-    std::fs::write(env.dir().join("mark"), "").unwrap();
+    std::fs::write(env.dir().join("mark"), "").expect("a mark");
     env.mount();
     env
 }
@@ -83,7 +83,7 @@ fn a_stopped_worker_is_replaced_within_three_intervals_and_three_seconds() {
     signal(worker, Signal::STOP);
     let began = Instant::now();
     until("another serves", || {
-        let last = last(&env, &state);
+        let last = last(&state);
         (last["status"] == "running" && last["pid"] != worker).then_some(())
     });
     let took = began.elapsed();
@@ -107,4 +107,51 @@ fn a_worker_that_dies_at_its_start_is_tried_five_times_and_again_with_the_next_r
     assert!(within(Duration::from_secs(6), || (starts() > before + 10).then_some(())).is_none(), "{}", starts());
     std::fs::remove_file(env.dir().join("cause")).unwrap();
     assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
+}
+
+#[test]
+fn a_start_that_cannot_succeed_is_told_at_once() {
+    let env = TestEnv::start(Setup::default());
+    let state = env.state();
+    assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+    let store = state.join("ccb.db");
+    std::fs::remove_file(&store).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    env.ask("stub", "ECHO: x").says(1, &["cannot open the store"]);
+    assert_eq!(env.log().matches("the worker cannot serve").count(), 1, "it was tried again");
+    assert!(last(&state)["exit_reason"].as_str().unwrap().contains("cannot open the store"));
+    std::fs::remove_dir(&store).unwrap();
+    env.mount();
+    assert_eq!(env.ask("stub", "ECHO: well again").ok(), "well again\n");
+}
+
+#[test]
+fn twenty_waiting_clients_go_on_waiting_across_an_orderly_stop() {
+    let env = TestEnv::start(Setup::default());
+    let state = env.state();
+    // One is worked on, so that none is just being handed over: that one could end as unknown.
+    let (first, slow) = env.ask_meanwhile("stub", "SLEEP 4: slowly");
+    env.until_request(&first, "working");
+    let going: Vec<_> =
+        (0..19).map(|n| env.begin("ask", &["stub", "-t", "120"], &format!("ECHO: number {n}"))).collect();
+    until("all are accepted", || (env.requests().len() == 20).then_some(()));
+    let (worker, keeper) = env.askd();
+    let began = Instant::now();
+    signal(keeper, Signal::TERM);
+    until("both have ended", || {
+        let gone = |pid: u32| !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        let ended = |pid: u32| gone(pid) || env.processes().iter().all(|(other, _)| *other != pid);
+        (ended(worker) && ended(keeper)).then_some(())
+    });
+    let took = began.elapsed();
+    writeln!(std::io::stderr(), "an orderly stop with 20 clients took {took:?}").unwrap();
+    assert!(took < Duration::from_secs(2), "it was killed: {took:?}");
+    assert_eq!(slow.end().json()["settlement"]["reply"], "slowly");
+    for (n, one) in going.into_iter().enumerate() {
+        assert_eq!(one.end().ok(), format!("number {n}\n"));
+    }
+    assert!(env.all_received("stub").values().all(|count| *count == 1));
+    let status = env.status();
+    assert!(status["last_end"].as_str().unwrap().contains("stopped: signal TERM"), "{status:#}");
+    assert!(state.join("askd.json").exists());
 }
