@@ -176,7 +176,7 @@ fn status_shows_health_and_the_last_end() {
           home      /h
           requests  not known: the engine does not answer
           engine    a commit has been waiting for the disk for 7.0 s; it goes on when the disk does
-          owner     nobody; askd ends when it is not needed
+          owner     nobody; askd ends when it is not needed, and the next `ccb` owns it
         "#);
 }
 
