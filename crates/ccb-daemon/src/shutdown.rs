@@ -25,7 +25,7 @@ pub(crate) fn run(home: &Home) -> anyhow::Result<ExitCode> {
     let wire::Program { protocol, version } = crate::server::program();
     let hello = wire::Hello { protocol, version, project: home.project().into(), role: "client".into() };
     let force = std::env::var("CCB_FORCE_REBIND").is_ok_and(|word| truthy(&word));
-    let by = format!("`askd --shutdown` (process {})", std::process::id());
+    let by = "`askd --shutdown`".to_owned();
     let shutdown = wire::Shutdown { panes: false, by, unless_owned: !force };
     (&stream).write_all(format!("{}{}", wire::call_line(1, &hello), wire::call_line(2, &shutdown)).as_bytes())?;
     let mut lines = BufReader::new(&stream).lines();
