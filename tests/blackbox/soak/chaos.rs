@@ -30,63 +30,6 @@ impl Dice {
     }
 }
 
-/// A small disk of the test's own, where one may be mounted.
-pub(crate) struct Disk {
-    dir: tempfile::TempDir,
-    mounted: bool,
-}
-
-impl Disk {
-    pub(crate) fn new() -> Self {
-        let dir = tempfile::Builder::new().prefix("ccb-disk-").tempdir().expect("a temporary directory");
-        let mounted = run("mount", &["-t", "tmpfs", "-o", "size=24m,mode=700", "ccb-soak"], dir.path());
-        if !mounted {
-            let _ =
-                writeln!(std::io::stderr(), "soak: LEFT OUT: full and read-only disks, since none can be mounted here");
-        }
-        Self { dir, mounted }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    /// Lets nothing more be written, until it is told otherwise.
-    fn fill(&self, full: bool) {
-        let ballast = self.path().join("ballast");
-        if full {
-            let written = std::fs::File::create(&ballast).and_then(|mut file| {
-                let chunk = vec![b'.'; 64 << 10];
-                loop {
-                    file.write_all(&chunk)?;
-                }
-            });
-            let _: std::io::Result<()> = written;
-        } else {
-            let _ = std::fs::remove_file(ballast);
-        }
-    }
-
-    fn read_only(&self, on: bool) {
-        let options = if on { "remount,ro" } else { "remount,rw" };
-        let _ = run("mount", &["-o", options], self.path());
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        if self.mounted {
-            let _ = run("umount", &["--lazy"], self.dir.path());
-        }
-    }
-}
-
-fn run(program: &str, args: &[&str], path: &Path) -> bool {
-    let quiet = std::process::Stdio::null;
-    let ran = Command::new(program).args(args).arg(path).stdout(quiet()).stderr(quiet()).status();
-    ran.is_ok_and(|status| status.success())
-}
-
 /// Lets time pass: what is to come is to come at no particular moment.
 fn pass(time: Duration) {
     within(time, || None::<()>);
@@ -119,15 +62,15 @@ impl fmt::Display for Events {
 /// The one who does it.
 pub(crate) struct Chaos<'a> {
     day: &'a Day<'a>,
-    disk: &'a Disk,
+    has_disk: bool,
     home: &'a Path,
     dice: Dice,
     events: Events,
 }
 
 impl<'a> Chaos<'a> {
-    pub(crate) fn new(day: &'a Day<'a>, disk: &'a Disk, home: &'a Path, dice: Dice) -> Self {
-        Self { day, disk, home, dice, events: Events::default() }
+    pub(crate) fn new(day: &'a Day<'a>, has_disk: bool, home: &'a Path, dice: Dice) -> Self {
+        Self { day, has_disk, home, dice, events: Events::default() }
     }
 
     /// Reigns until then, and leaves everything in peace.
@@ -155,8 +98,7 @@ impl<'a> Chaos<'a> {
             4 => self.stop(Duration::from_millis(300)),
             5 => self.stop(Duration::from_secs(6)),
             6 => self.kill(&["stub-agent --name"]),
-            7 => self.disk_trouble(false),
-            8 => self.disk_trouble(true),
+            7 | 8 => self.fill_the_disk(),
             9 => self.delete(),
             10 => self.harm_a_client(),
             11 => self.pester(),
@@ -188,21 +130,18 @@ impl<'a> Chaos<'a> {
         signal(pid, Signal::CONT);
     }
 
-    fn disk_trouble(&mut self, read_only: bool) {
-        if !self.disk.mounted {
+    fn fill_the_disk(&mut self) {
+        if !self.has_disk {
             return;
         }
         self.events.disks += 1;
-        let time = Duration::from_millis(300 + 10 * self.dice.below(150) as u64);
-        if read_only {
-            self.disk.read_only(true);
-            pass(time);
-            self.disk.read_only(false);
-        } else {
-            self.disk.fill(true);
-            pass(time);
-            self.disk.fill(false);
+        let disk = self.day.env.disk();
+        disk.fill();
+        if self.dice.below(2) == 0 {
+            self.kill(&["askd --worker"]);
         }
+        pass(Duration::from_millis(300 + 10 * self.dice.below(150) as u64));
+        disk.free();
     }
 
     fn delete(&mut self) {
