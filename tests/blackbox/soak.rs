@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use crate::env::{Setup, Stub, TestEnv, until, within};
 use chaos::{Chaos, Dice};
 use ledger::Ledger;
@@ -27,6 +29,9 @@ const AGENTS: [&str; 3] = ["seen", "blind", "other"];
 
 /// How long all that is open may take to be over, once everything is left in peace.
 const SETTLE: Duration = Duration::from_secs(150);
+
+/// How often the human looks at the panes.
+const LOOK: Duration = Duration::from_secs(3);
 
 /// What the clients have in common.
 struct Day<'a> {
@@ -65,20 +70,21 @@ fn a_day_of_kills_stops_full_disks_and_typing_leaves_the_ledger_right() {
             let day = &day;
             scope.spawn(move || asks(day, &mut Dice::new(seed ^ (n + 1))));
         }
+        scope.spawn(|| {
+            // As long as anybody waits, a human looks at the panes now and then.
+            while !(day.over.load(Ordering::SeqCst) && day.clients.lock().expect("a list").is_empty()) {
+                within(LOOK, || None::<()>);
+                clears_what_was_left(&env);
+            }
+        });
         let _over = Over(&day.over);
         Chaos::new(&day, has_disk, &home, Dice::new(seed)).reign(Instant::now() + length)
     });
     let ledger = day.ledger.into_inner().expect("no client has panicked");
     // Every client has ended, and what they left behind comes to its end by itself.
-    // Only what a worker has left in a composer, killed between its paste and its Enter, is for the human to clear.
     let settled = within(SETTLE, || {
-        let run = env.ccb(&["ps", "--json"]);
-        let overview = (run.code == Some(0)).then(|| run.json())?;
-        let agents = overview["agents"].as_array()?;
-        if agents.iter().any(|agent| agent["name"] == AGENTS[0] && agent["state"] == "waiting for you") {
-            env.presses(AGENTS[0], &["C-u"]);
-        }
-        overview["requests"].as_array().filter(|open| open.is_empty()).map(|_| ())
+        clears_what_was_left(&env);
+        open(&env).filter(|count| *count == 0)
     });
     assert!(settled.is_some(), "seed {seed}: still open: {:#}", env.ps());
     let flat = flat(&env);
@@ -86,6 +92,29 @@ fn a_day_of_kills_stops_full_disks_and_typing_leaves_the_ledger_right() {
     let told = ledger.audit(&env, &home.join("ccb.db"), &AGENTS, events.kills);
     let mut out = std::io::stderr().lock();
     let _ = writeln!(out, "soak: {} s, seed {seed}: {told}\nsoak: {events}\nsoak: {flat}", length.as_secs());
+}
+
+/// Returns how many requests are open, if askd can tell.
+fn open(env: &TestEnv) -> Option<usize> {
+    let run = env.ccb(&["ps", "--json"]);
+    (run.code == Some(0)).then(|| run.json()["requests"].as_array().map_or(usize::MAX, Vec::len))
+}
+
+/// What a worker has left in a composer, killed between its paste and its Enter, is for the human to clear.
+fn clears_what_was_left(env: &TestEnv) {
+    press(env, |agent| agent["state"] == "waiting for you", &["C-u"]);
+}
+
+/// Presses keys in the pane of the agent whose screen is read, if it is as wanted and its pane is known now.
+fn press(env: &TestEnv, is_wanted: impl Fn(&Value) -> bool, keys: &[&str]) {
+    let json = |verb: &str| serde_json::from_str::<Value>(&env.run("ccb", &[verb, "--json"], "").out).ok();
+    let Some((overview, health)) = json("ps").zip(json("status")) else { return };
+    let mut agents = overview["agents"].as_array().into_iter().flatten();
+    let agent = agents.find(|agent| agent["name"] == AGENTS[0]).filter(|agent| is_wanted(agent));
+    let pane = agent.and_then(|agent| agent["pane"].as_str());
+    if let (Some(pane), Some(socket)) = (pane, health["attach"]["socket"].as_str()) {
+        let _gone_meanwhile = env.run("tmux", &[&["-S", socket, "send-keys", "-t", pane], keys].concat(), "");
+    }
 }
 
 /// Tells the others that it is over, also when the test fails.

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, pidfd_send_signal};
 
-use super::{AGENTS, Day};
-use crate::env::{moment, signal, within};
+use super::{Day, press};
+use crate::env::{signal, within};
 
 /// Numbers that follow from a seed.
 pub(crate) struct Dice(u64);
@@ -189,27 +189,9 @@ impl<'a> Chaos<'a> {
 
     /// A human begins to write and thinks better of it.
     fn type_a_draft(&mut self) {
-        let socket = self.day.env.dir().join("tmux.sock");
-        let socket = if socket.exists() { socket } else { self.home.join("run/tmux.sock") };
-        let Some(pane) = self.pane() else { return };
         self.events.typed += 1;
-        let keys = |keys: &[&str]| {
-            let mut tmux = self.day.env.command("tmux");
-            tmux.arg("-S").arg(&socket).args(["send-keys", "-t", &pane]).args(keys);
-            let _ = tmux.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status();
-        };
-        keys(&["-l", "half a thought"]);
+        press(self.day.env, |_| true, &["-l", "half a thought"]);
         pass(Duration::from_millis(400));
-        keys(&["C-u"]);
-        moment();
-    }
-
-    /// Returns the pane of the agent whose screen is read, if it has one now.
-    fn pane(&self) -> Option<String> {
-        let run = self.day.env.ccb(&["ps", "--json"]);
-        let overview: serde_json::Value = serde_json::from_str(&run.out).ok()?;
-        let agents = overview["agents"].as_array()?;
-        let agent = agents.iter().find(|agent| agent["name"] == AGENTS[0])?;
-        Some(agent["pane"].as_str()?.to_owned())
+        press(self.day.env, |_| true, &["C-u"]);
     }
 }
