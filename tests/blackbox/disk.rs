@@ -372,7 +372,7 @@ fn a_file_system_that_breaks_in_use_is_read_only_until_it_is_mounted_anew() {
     image.anew();
     // Nobody calls: the worker finds by itself that its disk is another one.
     let request = going.end().json();
-    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#}");
+    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#} {}", env.log());
     assert_eq!(env.settled(&waits)["settlement"]["reply"], "it waited");
     assert_ne!(env.askd().0, worker);
     goes_on(&env, "stub");

@@ -231,17 +231,29 @@ fn write_left(door: &Door, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> a
     Ok(whole)
 }
 
-/// Has our own tmux server open its socket again, if that was deleted with the home: without it the panes live and
-/// cannot be reached. The server is the parent of what runs in its panes.
+/// Has our own tmux server open its socket again, if that was deleted with the home, or is another file on a disk that
+/// was mounted anew: without it the panes live and cannot be reached. The server is the parent of what runs in its panes.
 pub(crate) async fn mend_socket(socket: &Path, panes: impl Iterator<Item = &Identity>) {
-    if socket.exists() {
+    if is_served(socket).await {
         return;
     }
     let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(TMUX));
     for server in servers.collect::<Vec<_>>() {
         log(&format!("tmux server {} has lost its socket: it is asked to open it again", server.pid));
         if server.signal(Signal::USR1).unwrap_or(false) {
-            until(SOCKET, || Ok(socket.exists().then_some(()))).await.ok();
+            let end = Instant::now() + SOCKET;
+            while !is_served(socket).await && Instant::now() < end {
+                tokio::time::sleep(RETRY).await;
+            }
         }
+    }
+}
+
+/// Returns whether somebody listens at a socket, as far as can be told.
+async fn is_served(socket: &Path) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    match tokio::net::UnixStream::connect(socket).await {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), NotFound | ConnectionRefused),
     }
 }
