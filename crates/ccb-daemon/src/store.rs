@@ -546,7 +546,7 @@ fn can_be_written(path: &Path) -> bool {
     let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
     let wal = matches!(writable(&with("-wal")), Ok(()) | Err(rustix::io::Errno::NOENT));
     let probe = with(".probe");
-    let written = crate::files::write_durable(&probe, &[0; 1 << 16]).is_ok();
+    let written = crate::files::write_durable(&probe, &vec![0; 1 << 16]).is_ok();
     crate::files::remove_if_there(&probe).ok();
     wal && written && writable(path).is_ok()
 }
