@@ -1,6 +1,7 @@
 //! Trouble with the disk: full, read-only, damaged. Nothing is accepted and lost, what runs ends with its answer, and
 //! service resumes by itself.
 
+use std::collections::BTreeSet;
 use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -202,6 +203,14 @@ fn a_database_that_is_not_there_is_told_and_not_passed_off_as_empty() {
     env.ccb(&["explain", &ids[0]]).says(1, &["no request"]);
     env.mount();
     goes_on(&env, "stub");
+    // It stays told by this daemon, and by the next one.
+    env.kill(env.askd().0);
+    assert_eq!(notes(&env), told);
+    for expected in [told.as_str(), "[]"] {
+        assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+        until("nothing runs", || env.processes().is_empty().then_some(()));
+        assert_eq!(notes(&env), expected);
+    }
 }
 
 #[test]
@@ -226,4 +235,243 @@ fn two_agents_are_served_again_after_a_full_disk() {
     until("the disk takes commits again", || (notes(&env) == "[]").then_some(()));
     goes_on(&env, "first");
     goes_on(&env, "second");
+}
+
+/// A file system of its own on a loop device, mounted where the user's state is.
+struct Image {
+    file: PathBuf,
+    at: PathBuf,
+}
+
+/// Runs a tool of the system; false if it is not there, or is refused.
+fn does(words: &[&str]) -> bool {
+    std::process::Command::new(words[0]).args(&words[1..]).output().is_ok_and(|done| done.status.success())
+}
+
+impl Image {
+    /// Makes it and mounts it; none, said loudly, where that is not allowed.
+    fn mounted(env: &TestEnv) -> Option<Self> {
+        let image = Self { file: env.dir().join("first.img"), at: env.home().join(".local/state") };
+        std::fs::create_dir_all(&image.at).expect("it is there, and can be used");
+        let file = std::fs::File::create(&image.file).expect("it is there, and can be used");
+        file.set_len(32 << 20).expect("it is there, and can be used");
+        let made = does(&["mkfs.ext4", "-q", "-F", &image.file.display().to_string()]) && image.mount();
+        if !made {
+            let line = "NOT TESTED: no ext4 can be mounted here, so no disk becomes unwritable in use\n";
+            let _ = std::io::stderr().write_all(line.as_bytes());
+        }
+        made.then_some(image)
+    }
+
+    fn mount(&self) -> bool {
+        does(&["mount", "-o", "loop", &self.file.display().to_string(), &self.at.display().to_string()])
+    }
+
+    /// Has the kernel take it for broken: from now on it can only be read, also by whoever has files open.
+    fn abort(&self) -> bool {
+        does(&["mount", "-o", "remount,abort", &self.at.display().to_string()])
+    }
+
+    /// Mounts what is on it anew, in its place, though the old one is still in use.
+    fn anew(&mut self) {
+        let mended = self.file.with_file_name("second.img");
+        assert!(does(&["umount", "-l", &self.at.display().to_string()]));
+        std::fs::copy(&self.file, &mended).expect("it is there, and can be used");
+        // It says by its exit code that it has mended something.
+        does(&["e2fsck", "-p", &mended.display().to_string()]);
+        self.file = mended;
+        assert!(self.mount());
+    }
+
+    /// Forbids every write to what is there, also to whoever has files open; or allows it again.
+    fn freeze(&self, sign: &str) -> bool {
+        let files = crate::env::files_below(&self.at);
+        let is_plain = |path: &&PathBuf| path.symlink_metadata().is_ok_and(|data| data.is_file());
+        let named: Vec<String> = files.iter().filter(is_plain).map(|path| path.display().to_string()).collect();
+        let dirs: BTreeSet<String> =
+            files.iter().filter_map(|path| path.parent()).map(|dir| dir.display().to_string()).collect();
+        // What has been replaced meanwhile by another file is written through its directory.
+        let changed = |path: &String| does(&["chattr", sign, path]) || !Path::new(path).exists();
+        dirs.iter().chain(&named).all(changed)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        does(&["umount", "-l", &self.at.display().to_string()]);
+    }
+}
+
+/// Returns a world on a file system of its own, with its agents idle.
+fn on_image(setup: Setup) -> Option<(TestEnv, Image)> {
+    let env = TestEnv::new(setup);
+    let _nothing = env.ccb(&["kill"]);
+    until("nothing runs", || env.processes().is_empty().then_some(()));
+    let image = Image::mounted(&env)?;
+    let _trusted = env.ccb(&["trust", "--yes"]).ok();
+    env.mount();
+    Some((env, image))
+}
+
+/// Asks several times, each to be refused with this, and says how long a refusal takes.
+#[track_caller]
+fn refused(env: &TestEnv, words: &[&str]) {
+    let mut times: Vec<Duration> = (0..7)
+        .map(|_| {
+            let began = Instant::now();
+            env.run("ask", &["stub", "--async", "ECHO: refused"], "").says(1, words);
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    let line = format!("a refusal takes {:?} (median of {}), at most {:?}\n", times[3], times.len(), times[6]);
+    let _ = std::io::stderr().write_all(line.as_bytes());
+    assert!(times[3] < Duration::from_secs(1), "{times:?}");
+}
+
+#[test]
+fn a_disk_that_forbids_writing_in_use_is_told_and_used_again_by_itself() {
+    let Some((env, image)) = on_image(Setup::default()) else { return };
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: in spite of it");
+    env.until_request(&id, "working");
+    let waits = env.submit("stub", &[], "ECHO: it waited");
+    let (worker, keeper) = env.askd();
+    assert!(image.freeze("+i"), "a file of ext4 can be made immutable");
+    refused(&env, &["cannot be kept", "hint: "]);
+    assert!(notes(&env).contains("takes nothing"), "{}", notes(&env));
+    until("the agent has answered", || (env.events_of("stub", "done").len() == 1).then_some(()));
+    refused(&env, &["cannot be kept"]);
+    assert_eq!(env.received("stub", &waits), 0, "something was offered that could not be kept");
+    assert!(image.freeze("-i"));
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#}");
+    assert_eq!(env.settled(&waits)["settlement"]["reply"], "it waited");
+    assert_eq!(notes(&env), "[]");
+    goes_on(&env, "stub");
+    assert_eq!(env.events_of("stub", "recv").len(), 3, "a refused request has reached the agent");
+    assert_eq!(env.askd(), (worker, keeper), "nobody had to go");
+}
+
+#[test]
+fn a_file_system_that_breaks_in_use_is_read_only_until_it_is_mounted_anew() {
+    let Some((env, mut image)) = on_image(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1")) else { return };
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: in spite of it");
+    env.until_request(&id, "working");
+    let waits = env.submit("stub", &[], "ECHO: it waited");
+    let (worker, _) = env.askd();
+    if !image.abort() {
+        let _ = std::io::stderr().write_all(b"NOT TESTED: a file system cannot be aborted here\n");
+        return;
+    }
+    refused(&env, &["cannot be kept", "hint: "]);
+    assert!(notes(&env).contains("takes nothing"), "{}", notes(&env));
+    until("the agent has answered", || (env.events_of("stub", "done").len() == 1).then_some(()));
+    refused(&env, &["cannot be kept"]);
+    assert_eq!(env.askd().0, worker, "no other could do better");
+    assert_eq!(env.received("stub", &waits), 0, "something was offered that could not be kept");
+    image.anew();
+    // Nobody calls: the worker finds by itself that its disk is another one.
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#} {}", env.log());
+    assert_eq!(env.settled(&waits)["settlement"]["reply"], "it waited");
+    assert_ne!(env.askd().0, worker);
+    goes_on(&env, "stub");
+    assert_eq!(env.events_of("stub", "recv").len(), 3, "a refused request has reached the agent");
+}
+
+#[test]
+fn a_store_that_cannot_be_read_back_is_left_to_the_next_worker() {
+    let setup = Setup::default().with("CCB_FAILPOINT", "engine.read-back=fail-while:{world}/unreadable");
+    let Some(setup) = setup.on_disk("16m") else { return };
+    let env = TestEnv::start(setup);
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: in spite of it");
+    env.until_request(&id, "working");
+    let (worker, _) = env.askd();
+    std::fs::write(env.dir().join("unreadable"), "").expect("it is there, and can be used");
+    env.disk().fill();
+    let asked = env.begin("ask", &["stub", "--async", "--json"], "ECHO: asked meanwhile");
+    until("the worker has gone", || env.processes().iter().all(|(pid, _)| *pid != worker).then_some(()));
+    assert!(!env.log().contains("panicked"), "{}", env.log());
+    env.disk().free();
+    std::fs::remove_file(env.dir().join("unreadable")).expect("it is there, and can be used");
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#}");
+    let asked = asked.end();
+    if asked.code == Some(0) {
+        let id = asked.json()["id"].as_str().expect("it is there, and can be used").to_owned();
+        assert_eq!(env.settled(&id)["settlement"]["reply"], "asked meanwhile");
+        assert_eq!(env.received("stub", &id), 1);
+    } else {
+        assert!(asked.err.contains("error: "), "{asked:?}");
+        assert_eq!(env.events_of("stub", "recv").len(), 1, "it was refused and yet sent");
+    }
+    goes_on(&env, "stub");
+}
+
+#[test]
+fn a_worker_whose_database_fails_it_alone_gives_way_to_one_that_opens_it_anew() {
+    let setup = Setup::default().with("CCB_FAILPOINT", "store.refuse=fail-while:{world}/failing");
+    let env = TestEnv::start(setup);
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: in spite of it");
+    env.until_request(&id, "working");
+    let (worker, _) = env.askd();
+    std::fs::write(env.dir().join("failing"), "").expect("it is there, and can be used");
+    refused(&env, &["cannot be kept", "hint: "]);
+    until("the worker has gone", || env.processes().iter().all(|(pid, _)| *pid != worker).then_some(()));
+    std::fs::remove_file(env.dir().join("failing")).expect("it is there, and can be used");
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["reply"], "in spite of it", "{request:#}");
+    goes_on(&env, "stub");
+    assert_eq!(env.events_of("stub", "recv").len(), 2, "a refused request has reached the agent");
+}
+
+/// The bodies are on a disk of their own, which is full: neither the text of a paste nor that of a long message can be
+/// written.
+fn no_room_for_bodies(stub: Stub, message: &str, reply: &str) {
+    let env = TestEnv::start(Setup::of(vec![stub]));
+    let bodies = env.state().join("bodies");
+    let at = bodies.display().to_string();
+    if !does(&["mount", "-t", "tmpfs", "-o", "size=4k,mode=0700", "ccb-test", &at]) {
+        let _ = std::io::stderr().write_all(b"NOT TESTED: no file system can be mounted here\n");
+        return;
+    }
+    let unmount = Unmount(at);
+    std::fs::write(bodies.join("fill"), [7; 4096]).expect("it is there, and can be used");
+    let (id, going) = env.ask_meanwhile("stub", message);
+    let told = until("the reason is told", || {
+        let explained = env.explain(&id);
+        let evidence = explained["evidence"].to_string();
+        (evidence.matches("No space left").count() >= 2).then_some(explained)
+    });
+    assert_eq!(told["request"]["state"], "queued", "{told:#}");
+    let why = env.agent("stub").to_string();
+    assert!(why.contains("No space left"), "{why}");
+    assert_eq!(env.received("stub", &id), 0);
+    assert_eq!(env.pressed("stub"), "");
+    std::fs::remove_file(bodies.join("fill")).expect("it is there, and can be used");
+    drop(unmount);
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["outcome"]["word"], "completed", "{request:#}");
+    assert!(request["settlement"]["reply"].as_str().is_some_and(|said| said.contains(reply)), "{request:#}");
+    assert_eq!(env.received("stub", &id), 1);
+    goes_on(&env, "stub");
+}
+
+/// Unmounts when it is dropped.
+struct Unmount(String);
+
+impl Drop for Unmount {
+    fn drop(&mut self) {
+        does(&["umount", "-l", &self.0]);
+    }
+}
+
+#[test]
+fn a_message_whose_body_cannot_be_written_waits_and_is_sent_once() {
+    no_room_for_bodies(Stub::new("stub"), "ECHO: sent once", "sent once");
+}
+
+#[test]
+fn a_message_whose_body_cannot_be_written_waits_for_a_blind_agent_too() {
+    no_room_for_bodies(Stub::blind("stub"), "ECHO: sent once", "sent once");
 }

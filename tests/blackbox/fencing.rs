@@ -132,6 +132,35 @@ fn the_home_replaced_under_a_busy_daemon_while_ten_clients_start() {
     one_daemon(&env);
 }
 
+#[test]
+fn a_home_that_was_moved_away_and_comes_back_sends_nothing_again() {
+    let (env, waiting, queued) = busy();
+    let home = env.state();
+    let ids: Vec<String> = waiting.iter().map(|(id, _)| id.clone()).chain([queued.clone()]).collect();
+    std::fs::rename(&home, home.with_extension("old")).expect("it is there, and can be used");
+    all_answered(&env, waiting, &queued);
+    assert_eq!(env.ccb(&["kill"]).ok(), "stopped\n");
+    until("nothing runs", || env.processes().is_empty().then_some(()));
+    delete(&home);
+    std::fs::rename(home.with_extension("old"), &home).expect("it is there, and can be used");
+    // What had been answered before the move is known here as it was.
+    let db = rusqlite::Connection::open(home.join("ccb.db")).expect("it is there, and can be used");
+    let open = |id: &String| -> bool {
+        let sql = "SELECT open FROM request WHERE id = ?1";
+        db.query_row(sql, [id], |row| row.get(0)).expect("it is there, and can be used")
+    };
+    let open: Vec<bool> = ids.iter().map(open).collect();
+    db.close().expect("it is there, and can be used");
+    env.mount();
+    for (id, open) in ids.iter().zip(open) {
+        let request = env.settled(id);
+        assert_eq!(env.received("stub", id), 1, "{request:#}");
+        let told = request["settlement"]["outcome"].to_string();
+        assert_eq!(told.contains("had gone over"), open, "{told}");
+    }
+    goes_on(&env, "stub");
+}
+
 /// Nobody calls: the keeper's ping is what has the worker look.
 #[test]
 fn the_home_deleted_under_a_busy_daemon_that_nobody_calls() {

@@ -30,6 +30,9 @@ const BATCH: u64 = 256;
 /// How soon a disk that took no commit is tried again.
 const TRY_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long a database may refuse commits before a successor is to try, if it is not for want of space.
+const PERSISTS: Duration = Duration::from_secs(5);
+
 /// Who waits for what becomes of one input, and looks on once it is committed.
 type Waiter = Box<dyn FnOnce(Result<(Verdict, View<'_>), Refusal>) + Send>;
 
@@ -125,6 +128,8 @@ impl Engine {
             store,
             ground,
             leaving: false,
+            broken: None,
+            failing: None,
             clock,
             outlets,
             followers: BTreeMap::new(),
@@ -246,6 +251,10 @@ struct Work {
     ground: Arc<Ground>,
     /// Whether the ground is lost.
     leaving: bool,
+    /// Why the store is of no use to this worker any more, though it is not damaged.
+    broken: Option<String>,
+    /// Since when no commit has succeeded, while none does.
+    failing: Option<Instant>,
     clock: Clock,
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
@@ -342,11 +351,16 @@ impl Work {
 
     fn lost(&self) -> Option<String> {
         let damaged = self.store.damage().map(|damage| format!("its database is damaged ({damage})"));
-        damaged.or_else(|| self.ground.lost().map(str::to_owned))
+        damaged.or_else(|| self.broken.clone()).or_else(|| self.ground.lost().map(str::to_owned))
+    }
+
+    /// Returns whether the store is of no use any more: then the memory may not be what is on the disk.
+    fn is_cut_off(&self) -> bool {
+        self.store.damage().is_some() || self.broken.is_some()
     }
 
     fn take(&mut self, batch: &mut Batch, input: Input, waiter: Option<Waiter>) {
-        if self.leaving && (self.store.damage().is_some() || !is_told_by_agents(&input)) {
+        if self.leaving && (self.is_cut_off() || !is_told_by_agents(&input)) {
             // Nobody is told anything of it: it is repeated at the successor, or derived there anew.
             return;
         }
@@ -400,7 +414,7 @@ impl Work {
                     self.look_down();
                     return self.drop_batch(&saves);
                 }
-                self.commit_failed(&error, batch.answers);
+                self.commit_failed(&error, batch.answers, &saves);
                 return;
             }
             crate::failpoint::hit_blocking("engine.committed");
@@ -443,6 +457,7 @@ impl Work {
     /// Commits have failed, and what was seen meanwhile is lost: once the disk takes something again, the agents are
     /// asked anew where their deliveries stand, and the timers are set anew.
     fn catch_up(&mut self) {
+        self.look_down();
         if self.leaving {
             return;
         }
@@ -450,10 +465,11 @@ impl Work {
         let committing = commit.enter(self.clock.now());
         let kept = self.store.set_meta("disk", &self.clock.now().0.to_string());
         drop(committing);
-        if kept.is_err() {
-            return;
+        if let Err(error) = kept {
+            return self.give_up(&error);
         }
         self.stale = false;
+        self.failing = None;
         log("the disk takes commits again");
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = None;
         let mut batch = Batch { effects: step::wake(&self.state), ..Batch::default() };
@@ -467,6 +483,15 @@ impl Work {
         self.finish(batch);
     }
 
+    /// Gives way once a database has long refused to be written that its successor could open anew and write.
+    fn give_up(&mut self, error: &anyhow::Error) {
+        let long = self.failing.get_or_insert_with(Instant::now).elapsed() >= PERSISTS;
+        if long && self.store.is_broken(error) {
+            self.broken = Some(format!("its database takes nothing any more ({error:#}) and can be opened anew"));
+        }
+        self.look_down();
+    }
+
     /// Gives a batch up whose commit is not even tried, or has shown that the database is damaged. Nobody is told
     /// anything: this worker ends, and what was asked of it is asked again of the next one.
     fn drop_batch(&mut self, saves: &[Request]) {
@@ -474,32 +499,53 @@ impl Work {
             // It cannot be read back; what was not in the batch is in memory as it was committed.
             self.unsure.extend(saves.iter().map(|request| request.id.clone()));
         } else {
-            self.go_back();
+            self.go_back(saves);
         }
     }
 
     /// Nothing of the batch has happened: what it changed in memory is read back from the store.
-    fn commit_failed(&mut self, error: &anyhow::Error, answers: Vec<(Waiter, Verdict)>) {
+    fn commit_failed(&mut self, error: &anyhow::Error, answers: Vec<(Waiter, Verdict)>, saves: &[Request]) {
         if !self.stale {
             log(&format!("a commit failed, nothing of it was done: {error:#}"));
         }
         let trouble = format!("the disk takes nothing ({error:#}): nothing is accepted or offered until it does again");
         *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = Some(trouble);
-        for (waiter, _) in answers {
-            refuse(Some(waiter), error);
-        }
         if !self.stale {
             self.stale = true;
             self.tried = Instant::now();
         }
-        self.go_back();
+        self.failing.get_or_insert_with(Instant::now);
+        self.go_back(saves);
+        if self.broken.is_some() {
+            // A successor may find a part of it on the disk: it is asked again there, and nobody is told anything here.
+            return;
+        }
+        for (waiter, _) in answers {
+            refuse(Some(waiter), error);
+        }
     }
 
     /// Makes the state what the store says. A memory that is ahead of the disk must not answer anybody: start-up is
-    /// recovery.
-    fn go_back(&mut self) {
-        let restored = restore(&self.store, self.state.policy.clone(), self.state.since);
-        let mut state = restored.unwrap_or_else(|error| panic!("the store cannot be read back: {error:#}"));
+    /// recovery. A store that cannot even be read is left to the next worker, which opens it anew.
+    fn go_back(&mut self, saves: &[Request]) {
+        let restored = if crate::failpoint::fails("engine.read-back") {
+            Err(anyhow::anyhow!("as CCB_FAILPOINT demands"))
+        } else {
+            restore(&self.store, self.state.policy.clone(), self.state.since)
+        };
+        let mut state = match restored {
+            Ok(state) => state,
+            Err(error) => {
+                log(&format!("the store cannot be read back: {error:#}"));
+                // What is ahead of the disk must not be seen by anybody.
+                for request in saves {
+                    self.state.requests.remove(&request.id);
+                    self.unsure.insert(request.id.clone());
+                }
+                self.broken.get_or_insert_with(|| format!("its database cannot be read back ({error:#})"));
+                return self.look_down();
+            }
+        };
         for (name, agent) in &self.state.agents {
             let kept = state.agents.entry(name.clone()).or_insert_with(|| ccb_core::state::Agent {
                 current: None,

@@ -3,7 +3,8 @@
 //! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge, `<name>=stop` stops it,
 //! `<name>=panic` panics, `<name>=hang` never goes on, `<name>=stall:<seconds>` goes on after that time. Each takes a
 //! further `:<path>`: then only while `<path>` does not exist, which it creates: once, whoever starts the process
-//! again. `<name>=panic-while:<path>` panics as long as `<path>` exists, `<name>=wait:<path>` creates `<path>.reached`
+//! again. `<name>=panic-while:<path>` panics as long as `<path>` exists, `<name>=fail-while:<path>` has what is done there
+//! fail as long, `<name>=wait:<path>` creates `<path>.reached`
 //! and goes on once `<path>` exists. Unset, as it always is outside tests, an edge costs one load and a branch.
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ enum Action {
     Stop,
     Panic,
     PanicWhile(PathBuf),
+    FailWhile(PathBuf),
     Hang,
     Stall(Duration),
     Wait(PathBuf),
@@ -56,6 +58,20 @@ pub fn armed(prefix: &str) -> bool {
 /// (`CCB_SABOTAGE=<name>,…`). Release builds have no such switch.
 pub fn sabotaged(name: &str) -> bool {
     cfg!(debug_assertions) && SABOTAGE.split(',').any(|word| word == name)
+}
+
+/// Returns whether what is done at `name` is to fail.
+pub fn fails(name: &str) -> bool {
+    POINT.as_ref().is_some_and(|point| match &point.action {
+        Action::FailWhile(path) => point.name == name && path.exists(),
+        Action::Abort
+        | Action::Stop
+        | Action::Panic
+        | Action::PanicWhile(_)
+        | Action::Hang
+        | Action::Stall(_)
+        | Action::Wait(_) => false,
+    })
 }
 
 /// Passes the edge `name`.
@@ -102,6 +118,7 @@ fn strike(name: &str) -> Option<Until> {
             assert!(!path.exists(), "as CCB_FAILPOINT demands at {name}");
             return None;
         }
+        Action::FailWhile(_) => return None,
         Action::Hang => return Some(Until::Never),
         Action::Stall(time) => return Some(Until::Over(*time)),
         Action::Wait(path) => {
@@ -124,6 +141,7 @@ fn parse(text: &str) -> Option<Point> {
         ("panic", once) => (Action::Panic, once),
         ("hang", once) => (Action::Hang, once),
         ("panic-while", Some(path)) => (Action::PanicWhile(path.into()), None),
+        ("fail-while", Some(path)) => (Action::FailWhile(path.into()), None),
         ("wait", Some(path)) => (Action::Wait(path.into()), None),
         ("stall", Some(rest)) => {
             let (seconds, once) = rest.split_once(':').map_or((rest, None), |(seconds, once)| (seconds, Some(once)));
@@ -150,6 +168,7 @@ mod tests {
         assert_eq!(parse("paste.loaded=stall:10"), point(Action::Stall(Duration::from_secs(10)), None));
         assert_eq!(parse("paste.loaded=stall:1:/x"), point(Action::Stall(Duration::from_secs(1)), Some("/x")));
         assert_eq!(parse("paste.loaded=panic-while:/x"), point(Action::PanicWhile("/x".into()), None));
+        assert_eq!(parse("paste.loaded=fail-while:/x"), point(Action::FailWhile("/x".into()), None));
         assert_eq!(parse("paste.loaded=wait:/tmp/a=b"), point(Action::Wait("/tmp/a=b".into()), None));
         for rubbish in ["", "x", "x=", "x=y", "x=wait", "x=stall:soon"] {
             assert_eq!(parse(rubbish), None, "{rubbish}");

@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use ccb_core::id::{AgentName, RequestId};
-use ccb_core::request::{Evidence, Request, Stage};
+use ccb_core::outcome::{Failure, Outcome};
+use ccb_core::request::{Evidence, Request, Settlement, Stage};
 use ccb_core::time::Time;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags, params};
@@ -46,6 +47,9 @@ const JOURNAL_LIMIT: i64 = 4 << 20;
 /// What stands between a store's name and the moment at which it was set aside.
 const DAMAGED: &str = ".damaged-";
 
+/// Under which key a store says that all that is open in it has gone over to the store of another home.
+const GONE_OVER: &str = "gone-over";
+
 /// The opened store. Neither `Clone` nor shared: whoever has it is the engine.
 pub(crate) struct Store {
     db: Connection,
@@ -64,6 +68,8 @@ pub(crate) struct Brought {
     pub(crate) read: u64,
     /// Whether something there could not be read.
     pub(crate) torn: bool,
+    /// Whether a later worker than any here had it, which has all that is here.
+    pub(crate) newer: bool,
 }
 
 impl Store {
@@ -131,7 +137,25 @@ impl Store {
         self.judged(done)
     }
 
+    /// Returns whether an error that a commit gave lies in this connection: the files beside it, and the disk they are
+    /// on, can be written.
+    pub(crate) fn is_broken(&self, error: &anyhow::Error) -> bool {
+        let mut causes = error.chain().filter_map(|cause| cause.downcast_ref::<rusqlite::Error>());
+        let unwritable = causes.any(|cause| match cause {
+            rusqlite::Error::SqliteFailure(error, _) => {
+                matches!(error.code, ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen)
+            }
+            _ => false,
+        });
+        unwritable && self.db.path().is_some_and(|path| can_be_written(Path::new(path)))
+    }
+
     fn try_commit(&mut self, saves: &[Request], notes: &[(RequestId, Evidence)]) -> anyhow::Result<()> {
+        #[cfg(debug_assertions)]
+        if crate::failpoint::fails("store.refuse") {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_WRITE);
+            return Err(rusqlite::Error::SqliteFailure(code, None).into());
+        }
         if !self.db.is_autocommit() {
             // A failed commit that could not even be taken back.
             self.db.execute_batch("ROLLBACK")?;
@@ -173,11 +197,17 @@ impl Store {
 
     /// Writes a copy of all that is in it to `path`, to the disk.
     pub(crate) fn copy_to(&mut self, path: &Path) -> anyhow::Result<()> {
-        if !self.unwritten.is_empty() {
-            self.commit(&[], &[])?;
+        if !self.db.is_autocommit() {
+            self.db.execute_batch("ROLLBACK")?;
         }
         let text = path.to_str().context("a path that is not UTF-8")?;
         self.db.execute("VACUUM INTO ?1", [text])?;
+        if !self.unwritten.is_empty() {
+            // The disk of this one may never take it.
+            let mut copy = Self::open(path)?;
+            copy.unwritten.clone_from(&self.unwritten);
+            copy.commit(&[], &[])?;
+        }
         std::fs::File::open(path)?.sync_all()?;
         Ok(())
     }
@@ -214,7 +244,7 @@ impl Store {
         let there = Other::open(from)?;
         let newer = there.generation() >= self.meta("generation")?.and_then(|n| n.parse().ok()).unwrap_or(0);
         let (mut top, _) = self.horizon()?;
-        let mut brought = Brought::default();
+        let mut brought = Brought { newer, ..Brought::default() };
         let (ids, torn) = there.ids();
         brought.torn = torn;
         let tx = self.db.transaction()?;
@@ -244,12 +274,48 @@ impl Store {
             }
         }
         for (key, value) in there.meta() {
+            if key == GONE_OVER {
+                continue;
+            }
             if newer || bodies_of(&tx, "SELECT value FROM meta WHERE key = ?1", &key)?.is_empty() {
                 keep(&tx, &key, &value)?;
             }
         }
         tx.commit()?;
         Ok(brought)
+    }
+
+    /// Marks all that is open in it as gone over to the store of another home.
+    pub(crate) fn mark_gone_over(&mut self, to: &Path) -> anyhow::Result<()> {
+        self.set_meta(GONE_OVER, &to.display().to_string())
+    }
+
+    /// Ends what is open in a store that has come back, though all that was open in it had gone over to another one:
+    /// nothing of it may be sent or told again. Returns how many requests that were. With `all_here`, what has
+    /// become of it there is known here, and it goes on.
+    pub(crate) fn settle_gone_over(&mut self, now: Time, all_here: bool) -> anyhow::Result<usize> {
+        let Some(to) = self.meta(GONE_OVER)?.filter(|to| !to.is_empty()) else { return Ok(0) };
+        let mut open = if all_here { Vec::new() } else { self.open_requests()? };
+        let message = format!("it had gone over to the home of another askd, as `{to}`; this home had been moved away");
+        let what = format!("not sent or told again: {message}");
+        let mut notes = Vec::new();
+        for request in &mut open {
+            request.held = false;
+            request.kept.get_or_insert(now);
+            if !request.is_settled() {
+                let outcome = Outcome::Failed { reason: Failure::UnknownDelivery, message: message.clone() };
+                let (reply, turn) = (String::new(), request.turn().map(str::to_owned));
+                let end = Settlement { at: now, outcome, reply, ended_by: None, turn, mixed: false, late: None };
+                request.stage = Stage::Settled(end);
+            }
+            notes.push((
+                request.id.clone(),
+                Evidence { at: now, source: "askd".into(), what: what.clone(), turn: None },
+            ));
+        }
+        self.remember(GONE_OVER, String::new());
+        self.commit(&open, &notes)?;
+        Ok(open.len())
     }
 
     /// Returns the requests from which the engine's state is restored.
@@ -469,6 +535,22 @@ fn is_further(theirs: (&Request, &[String]), ours: (&Request, &[String])) -> boo
     theirs.1.starts_with(ours.1) || reached(theirs.0) > reached(ours.0)
 }
 
+/// Returns whether a database could be opened anew and written. It is not opened for that: to close it again would take
+/// away the locks of whoever has it open in this process.
+fn can_be_written(path: &Path) -> bool {
+    let with = |end: &str| {
+        let mut name = OsString::from(path);
+        name.push(end);
+        PathBuf::from(name)
+    };
+    let writable = |path: &Path| rustix::fs::access(path, rustix::fs::Access::WRITE_OK);
+    let wal = matches!(writable(&with("-wal")), Ok(()) | Err(rustix::io::Errno::NOENT));
+    let probe = with(".probe");
+    let written = crate::files::write_durable(&probe, &vec![0; 1 << 16]).is_ok();
+    crate::files::remove_if_there(&probe).ok();
+    wal && written && writable(path).is_ok()
+}
+
 /// Returns whether an error means that the database is damaged.
 fn is_damage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
@@ -598,7 +680,7 @@ mod tests {
         here.set_meta("only", "here").unwrap();
         for round in 0..2 {
             let brought = here.merge(&path("left")).unwrap();
-            assert_eq!(brought, Brought { taken: if round == 0 { 3 } else { 0 }, read: 4, torn: false });
+            assert_eq!(brought, Brought { taken: if round == 0 { 3 } else { 0 }, read: 4, torn: false, newer: true });
             assert_eq!(here.request(&request(1).id).unwrap().unwrap(), offering);
             assert_eq!(here.evidence(&request(1).id).unwrap(), [accepted.clone(), offered.clone()]);
             assert!(here.request(&request(2).id).unwrap().unwrap().is_settled());
@@ -635,6 +717,34 @@ mod tests {
         let (first, second) = (of("20261123-120000-000-10-1", 1), of("20261122-120000-000-11-1", 2));
         store.commit(&[first.clone(), second.clone()], &[]).unwrap();
         assert_eq!(store.latest(&first.agent, 5).unwrap(), [second, first]);
+    }
+
+    #[test]
+    fn what_has_gone_over_is_settled_and_not_owed_when_it_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ccb.db");
+        let asker = ccb_core::request::Asker::Agent { name: AgentName::new("claude").unwrap() };
+        let working = Stage::Working { at: Time(6), turn: "t1".into(), mixed: false };
+        let owed = Request { asker: asker.clone(), held: true, ..settled(3) };
+        let all = [request(1), Request { asker, stage: working, ..request(2) }, owed];
+        for all_here in [false, true] {
+            let mut store = Store::open(&path).unwrap();
+            store.commit(&all, &[]).unwrap();
+            assert_eq!(store.settle_gone_over(Time(8), all_here).unwrap(), 0);
+            store.mark_gone_over(&dir.path().join("left-1.db")).unwrap();
+            drop(store);
+            let mut store = Store::open(&path).unwrap();
+            assert_eq!(store.settle_gone_over(Time(9), all_here).unwrap(), if all_here { 0 } else { 3 });
+            assert_eq!(store.open_requests().unwrap().len(), if all_here { 3 } else { 0 });
+            assert_eq!(store.settle_gone_over(Time(10), all_here).unwrap(), 0, "only once");
+            if all_here {
+                continue;
+            }
+            for n in 1..=3 {
+                assert!(store.request(&request(n).id).unwrap().unwrap().is_settled());
+                assert_eq!(store.evidence(&request(n).id).unwrap().len(), 1);
+            }
+        }
     }
 
     #[test]

@@ -48,6 +48,9 @@ const TMUX: &str = "tmux: server";
 /// What the names of copies begin and end with.
 const LEFT: (&str, &str) = ("left-", ".db");
 
+/// Under which key it is kept that a store was not there, with how many daemons have ended since.
+const MISSING: &str = "missing";
+
 /// What else of the home a successor needs to go on with the agents that run: as it last was.
 #[derive(Debug, Default)]
 pub(crate) struct Keepsakes(Mutex<BTreeMap<&'static str, Vec<u8>>>);
@@ -101,9 +104,11 @@ pub(crate) fn open_store(files: &Files) -> anyhow::Result<(Store, Vec<String>)> 
     let path = files.path(file::STORE);
     let mut store = Store::open_or_set_aside(&path)?;
     let mut notes = store.salvage(&path)?;
+    let mut all_here = false;
     for left in left_behind(files) {
         match store.merge(&left) {
             Ok(brought) => {
+                all_here |= brought.newer && !brought.torn;
                 log(&format!("took in {} of {} requests from `{}`", brought.taken, brought.read, left.display()));
                 crate::files::remove_if_there(&left)?;
             }
@@ -111,20 +116,36 @@ pub(crate) fn open_store(files: &Files) -> anyhow::Result<(Store, Vec<String>)> 
             Err(error) => notes.push(format!("requests of an earlier askd could not be taken in: {error:#}")),
         }
     }
+    let ended = store.settle_gone_over(store.latest_moment()?, all_here)?;
+    if ended > 0 {
+        log(&format!(
+            "this home had been moved away: {ended} requests in it had gone over to another one, and are over here"
+        ));
+    }
     if notes.is_empty() && store.meta("generation")?.is_none() && has_served(files) {
         let words =
             format!("the store `{}` was empty or not there: what was asked before is not known", path.display());
         log(&words);
-        notes.push(words);
+        store.remember(MISSING, format!("0 {words}"));
     }
+    notes.extend(missed(&mut store, files)?);
     Ok((store, notes))
+}
+
+/// Returns what users are told of a store that was not there: by the daemon that has found it so, however often its
+/// worker is replaced, and by the next one.
+fn missed(store: &mut Store, files: &Files) -> anyhow::Result<Option<String>> {
+    let Some(kept) = store.meta(MISSING)? else { return Ok(None) };
+    let Some((ends, words)) = kept.split_once(' ') else { return Ok(None) };
+    let orderly = crate::record::last(files)["status"] == "stopped" && store.meta("generation")?.is_some();
+    let ends = ends.parse::<u64>().unwrap_or(0) + u64::from(orderly);
+    store.remember(MISSING, if ends > 1 { String::new() } else { format!("{ends} {words}") });
+    Ok((ends <= 1).then(|| words.to_owned()))
 }
 
 /// Returns whether a worker has served in this home before, which must have left a store.
 fn has_served(files: &Files) -> bool {
-    let text = std::fs::read_to_string(files.path(file::LAST)).unwrap_or_default();
-    let last: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    last["generation"].as_u64().is_some_and(|generation| generation > 0)
+    crate::record::last(files)["generation"].as_u64().is_some_and(|generation| generation > 0)
 }
 
 fn left_behind(files: &Files) -> Vec<PathBuf> {
@@ -178,17 +199,24 @@ pub(crate) async fn leave(door: &Door, rest: Rest) {
         return;
     }
     let end = Instant::now() + COPY;
-    while let Err(error) = write_left(door, |part| store.copy_to(part)) {
-        log(&format!("the requests cannot be brought over to the next worker: {error:#}"));
+    let whole = loop {
+        match write_left(door, |part| store.copy_to(part)) {
+            Ok(whole) => break whole,
+            Err(error) => log(&format!("the requests cannot be brought over to the next worker: {error:#}")),
+        }
         if end <= Instant::now() {
             return;
         }
         tokio::time::sleep(COPY_RETRY).await;
+    };
+    // The home may only have been moved away: nothing in it is sent again when it comes back.
+    if let Err(error) = store.mark_gone_over(&whole) {
+        log(&format!("the former store cannot be marked as gone over: {error:#}"));
     }
 }
 
 /// Writes a store for the next worker to take in.
-fn write_left(door: &Door, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+fn write_left(door: &Door, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> anyhow::Result<PathBuf> {
     // The home may be gone, or another directory.
     let files = Files::open(door.files.home().clone())?;
     door.keepsakes.restore(&files).context("cannot write what the agents need")?;
@@ -200,20 +228,32 @@ fn write_left(door: &Door, write: impl FnOnce(&Path) -> anyhow::Result<()>) -> a
     std::fs::rename(&part, &whole).with_context(|| format!("cannot write `{}`", whole.display()))?;
     std::fs::File::open(&run)?.sync_all()?;
     log(&format!("the requests are left to the next worker in `{}`", whole.display()));
-    Ok(())
+    Ok(whole)
 }
 
-/// Has our own tmux server open its socket again, if that was deleted with the home: without it the panes live and
-/// cannot be reached. The server is the parent of what runs in its panes.
+/// Has our own tmux server open its socket again, if that was deleted with the home, or is another file on a disk that
+/// was mounted anew: without it the panes live and cannot be reached. The server is the parent of what runs in its panes.
 pub(crate) async fn mend_socket(socket: &Path, panes: impl Iterator<Item = &Identity>) {
-    if socket.exists() {
+    if is_served(socket).await {
         return;
     }
     let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(TMUX));
     for server in servers.collect::<Vec<_>>() {
         log(&format!("tmux server {} has lost its socket: it is asked to open it again", server.pid));
         if server.signal(Signal::USR1).unwrap_or(false) {
-            until(SOCKET, || Ok(socket.exists().then_some(()))).await.ok();
+            let end = Instant::now() + SOCKET;
+            while !is_served(socket).await && Instant::now() < end {
+                tokio::time::sleep(RETRY).await;
+            }
         }
+    }
+}
+
+/// Returns whether somebody listens at a socket, as far as can be told.
+async fn is_served(socket: &Path) -> bool {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    match tokio::net::UnixStream::connect(socket).await {
+        Ok(_) => true,
+        Err(error) => !matches!(error.kind(), NotFound | ConnectionRefused),
     }
 }
