@@ -155,3 +155,17 @@ fn twenty_waiting_clients_go_on_waiting_across_an_orderly_stop() {
     assert!(status["last_end"].as_str().unwrap().contains("stopped: signal TERM"), "{status:#}");
     assert!(state.join("askd.json").exists());
 }
+
+#[test]
+fn a_hand_over_that_is_under_way_is_finished_before_an_orderly_end() {
+    let point = "paste.enter=stall:0.15:{world}/stalled";
+    let env = TestEnv::start(Setup::default().with("CCB_FAILPOINT", point));
+    let (_, keeper) = env.askd();
+    let going = env.begin("ask", &["stub", "-t", "60", "--json"], "ECHO: not cut off");
+    until("it is pasted, and Enter is to come", || env.dir().join("stalled").exists().then_some(()));
+    signal(keeper, Signal::TERM);
+    let request = going.end().json();
+    assert_eq!(request["settlement"]["reply"], "not cut off", "{request:#}");
+    assert_eq!(env.received("stub", request["id"].as_str().unwrap_or_default()), 1);
+    assert!(env.log().contains("stopping: signal TERM"), "{}", env.log());
+}

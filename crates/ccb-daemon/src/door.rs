@@ -141,6 +141,11 @@ impl Door {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 
+    /// Returns whether this worker has been told to end, or ends by itself.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+    }
+
     /// Has the daemon end in order.
     pub(crate) fn request_stop(&self, why: &str) {
         self.stop_with(why, STOPPED);

@@ -3,13 +3,15 @@
 //! `CCB_FAILPOINT` is read once: `<name>=abort` kills this process by SIGKILL at that edge, `<name>=stop` stops it,
 //! `<name>=panic` panics, `<name>=hang` never goes on, `<name>=stall:<seconds>` goes on after that time. Each takes a
 //! further `:<path>`: then only while `<path>` does not exist, which it creates: once, whoever starts the process
-//! again. `<name>=panic-while:<path>` panics as long as `<path>` exists, `<name>=fail-while:<path>` has what is done there
-//! fail as long, `<name>=wait:<path>` creates `<path>.reached`
-//! and goes on once `<path>` exists. Unset, as it always is outside tests, an edge costs one load and a branch.
+//! again. `<name>=panic-while:<path>` panics as long as `<path>` exists, `<name>=fail-while:<path>` has what is done
+//! there fail as long, `<name>=wait:<path>` creates `<path>.reached` and goes on once `<path>` exists. Unset, as it
+//! always is outside tests, an edge costs one load and a branch.
 
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
+
+use ccb_core::settings::millis;
 
 use crate::process::{Signal, raise};
 
@@ -145,7 +147,8 @@ fn parse(text: &str) -> Option<Point> {
         ("wait", Some(path)) => (Action::Wait(path.into()), None),
         ("stall", Some(rest)) => {
             let (seconds, once) = rest.split_once(':').map_or((rest, None), |(seconds, once)| (seconds, Some(once)));
-            (Action::Stall(Duration::from_secs(seconds.parse().ok()?)), once)
+            let seconds = seconds.parse().ok().filter(|seconds: &f64| seconds.is_finite())?;
+            (Action::Stall(Duration::from_millis(millis(seconds))), once)
         }
         _ => return None,
     };

@@ -31,7 +31,7 @@ const LOCK: Duration = Duration::from_secs(2);
 const CLAIM: Duration = Duration::from_secs(15);
 
 /// How long a hand-over to an agent that is under way may still take before this worker ends.
-const HAND_OVERS: Duration = Duration::from_secs(2);
+pub(crate) const HAND_OVERS: Duration = Duration::from_secs(2);
 
 /// How long a copy is tried that cannot be written.
 const COPY: Duration = Duration::from_secs(60);
@@ -164,11 +164,11 @@ fn left_behind(files: &Files) -> Vec<PathBuf> {
 }
 
 /// Waits until no hand-over to an agent is under way: one that is cut off would leave its request unknown.
-pub(crate) async fn finish_hand_overs(engine: &Engine) {
+pub(crate) async fn finish_hand_overs(engine: &Engine, limit: Duration) {
     let offering = || {
         engine.look(|view| view.state.requests.values().any(|request| matches!(request.stage, Stage::Offering { .. })))
     };
-    let end = Instant::now() + HAND_OVERS;
+    let end = Instant::now() + limit;
     while Instant::now() < end {
         match tokio::time::timeout_at(end, offering()).await {
             Ok(Ok(true)) => tokio::time::sleep(RETRY).await,

@@ -35,8 +35,11 @@ use crate::tcp::{Address, LISTEN};
 use crate::timers::{self, Arm};
 use crate::transport::{Offer, Task};
 
+/// How long a hand-over to an agent that is under way may still take when askd is told to end.
+const HAND_OVERS: Duration = Duration::from_millis(500);
+
 /// How long an orderly stop waits for the engine.
-const STOP_PATIENCE: Duration = Duration::from_millis(600);
+const STOP_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Serves the project until it is told to stop.
 pub(crate) fn run(home: Home) -> anyhow::Result<ExitCode> {
@@ -169,7 +172,7 @@ async fn end(door: &Door, record: &Record) -> u8 {
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
     if code == crate::keeper::GIVES_WAY || door.ground.lost().is_some() {
-        finish_hand_overs(&door.engine).await;
+        finish_hand_overs(&door.engine, crate::succession::HAND_OVERS).await;
         if let Some(rest) = door.engine.stop().await {
             crate::succession::leave(door, rest).await;
         }
@@ -181,6 +184,7 @@ async fn end(door: &Door, record: &Record) -> u8 {
         return code;
     }
     record.write("stopping", Some(&why)).ok();
+    finish_hand_overs(&door.engine, HAND_OVERS).await;
     // A commit that the disk does not finish holds nobody: what is not committed was never accepted.
     if tokio::time::timeout(STOP_PATIENCE, door.engine.stop()).await.is_err() {
         log("the engine did not stop in time: it is left where it is");
@@ -280,6 +284,13 @@ async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: Un
                     door.give_way(&format!("{what}; the next worker takes over"));
                     continue;
                 }
+                if door.is_stopping() {
+                    // The next one offers it: begun now, it might be cut off in its middle.
+                    let why = "askd is just ending; the next one takes over".to_owned();
+                    door.engine.tell(Input::Presence { agent, presence: Presence::Starting { why: why.clone() } });
+                    door.engine.tell(Input::NotHandedOver { id, attempt, why });
+                    continue;
+                }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
                 if !agents.task(&agent, Task::Offer(offer.clone())) {
                     let why = "it has not been started; start it with `ccb`".to_owned();
@@ -322,7 +333,7 @@ async fn watch_ground(door: Arc<Door>, mut leaving: UnboundedReceiver<String>, c
 async fn replace_keeper(door: Arc<Door>) {
     loop {
         door.keeper_lost.notified().await;
-        if door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some() {
+        if door.is_stopping() {
             return;
         }
         if let Some(what) = door.ground.lost() {
