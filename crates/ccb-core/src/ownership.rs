@@ -92,6 +92,24 @@ pub enum Change<P> {
     SessionEnded,
 }
 
+impl<P> Change<P> {
+    /// Returns the living owner from whom it was taken by force, if it was.
+    pub fn displaced(&self) -> Option<&P> {
+        match self {
+            Self::Forced { from } => Some(from),
+            Self::Nothing
+            | Self::Adopted
+            | Self::TookOver { .. }
+            | Self::Attached
+            | Self::PassedTo { .. }
+            | Self::Left
+            | Self::LastGone { .. }
+            | Self::SessionBegan
+            | Self::SessionEnded => None,
+        }
+    }
+}
+
 impl<P> Default for Ownership<P> {
     fn default() -> Self {
         Self { owner: None, attached: Vec::new(), session: None }

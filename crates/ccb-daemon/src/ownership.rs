@@ -126,18 +126,7 @@ impl Owners {
         // It hears of what happens from now on, and not of its own coming.
         let change = self.come(process.clone(), Kind::Launcher, force).await;
         self.listeners().insert(number, (process.clone(), out.clone()));
-        let forced_from = match change {
-            Change::Forced { from } => Some(from.pid),
-            Change::Nothing
-            | Change::Adopted
-            | Change::TookOver { .. }
-            | Change::Attached
-            | Change::PassedTo { .. }
-            | Change::Left
-            | Change::LastGone { .. }
-            | Change::SessionBegan
-            | Change::SessionEnded => None,
-        };
+        let forced_from = change.displaced().map(|from| from.pid);
         let state = self.lock();
         let you_own = state.owner().is_some_and(|owner| owner.process == process);
         Ok(Attached { owner: state.owner().map(who), you_own, forced_from })
@@ -199,18 +188,7 @@ impl Owners {
             let state = self.lock();
             (state.owner().map(who), state.owner().map(|owner| owner.process.clone()))
         };
-        let forced_out = match change {
-            Change::Forced { from } => Some(from),
-            Change::Nothing
-            | Change::Adopted
-            | Change::TookOver { .. }
-            | Change::Attached
-            | Change::PassedTo { .. }
-            | Change::Left
-            | Change::LastGone { .. }
-            | Change::SessionBegan
-            | Change::SessionEnded => None,
-        };
+        let forced_out = change.displaced();
         if !matches!(change, Change::Attached | Change::Left) {
             for (listener, out) in self.listeners().values() {
                 let notice = Owned::Changed {
