@@ -169,3 +169,18 @@ fn a_hand_over_that_is_under_way_is_finished_before_an_orderly_end() {
     assert_eq!(env.received("stub", request["id"].as_str().unwrap_or_default()), 1);
     assert!(env.log().contains("stopping: signal TERM"), "{}", env.log());
 }
+
+#[test]
+fn a_hung_worker_whose_keeper_was_killed_is_adopted_and_replaced() {
+    let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
+    let (worker, keeper) = env.askd();
+    let (id, going) = env.ask_meanwhile("stub", "SLEEP 2: in spite of both");
+    env.until_request(&id, "working");
+    signal(worker, Signal::STOP);
+    env.kill(keeper);
+    assert_eq!(env.ask("stub", "ECHO: after it").ok(), "after it\n");
+    assert_eq!(going.end().json()["settlement"]["reply"], "in spite of both");
+    assert_eq!(env.received("stub", &id), 1);
+    let end = env.status()["last_end"].to_string();
+    assert!(env.askd().0 != worker && end.contains("hung: did not answer"), "{end}");
+}
