@@ -1,12 +1,15 @@
 //! The keeper at work: what kills a worker, what hangs it, and what only looks like that.
 
-use std::io::Write as _;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use ccb_core::wire;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::env::{Setup, TestEnv, signal, until, within};
+use crate::env::{SOON, Setup, Stub, TestEnv, signal, until, within};
 
 /// Returns what the home says of the last worker.
 pub(crate) fn last(state: &std::path::Path) -> Value {
@@ -183,4 +186,57 @@ fn a_hung_worker_whose_keeper_was_killed_is_adopted_and_replaced() {
     assert_eq!(env.received("stub", &id), 1);
     let end = env.status()["last_end"].to_string();
     assert!(env.askd().0 != worker && end.contains("hung: did not answer"), "{end}");
+}
+
+/// Kills a worker, and returns how long it takes until another one answers a handshake.
+fn killed_and_back(env: &TestEnv, state: &Path, worker: u32) -> Duration {
+    let project = ccb_core::home::project_id(&env.project());
+    let hello = wire::Hello { protocol: wire::PROTOCOL, version: "0".into(), project, role: "client".into() };
+    let greeted = || -> Option<()> {
+        let mut stream = UnixStream::connect(state.join("askd.sock")).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+        stream.write_all(wire::call_line(1, &hello).as_bytes()).ok()?;
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).ok()?;
+        let answer: Value = serde_json::from_str(&line).ok()?;
+        answer["result"]["pid"].as_u64().filter(|pid| *pid != u64::from(worker)).map(|_| ())
+    };
+    let began = Instant::now();
+    signal(worker, Signal::KILL);
+    // No pause between the looks: the time is what is asked for.
+    while greeted().is_none() {
+        assert!(began.elapsed() < SOON, "askd is not back");
+    }
+    began.elapsed()
+}
+
+/// Has twenty clients ask, kills the worker in the midst of it, and returns how long it was away.
+fn killed_under_load() -> Duration {
+    let env = TestEnv::start(Setup::of(vec![Stub::blind("stub")]));
+    let state = env.state();
+    let ask = |n| env.begin("ask", &["stub", "-t", "120"], &format!("SLEEP 0.1: number {n}"));
+    let going: Vec<_> = (0..20).map(ask).collect();
+    until("the first are answered", || (env.events_of("stub", "done").len() >= 2).then_some(()));
+    let away = killed_and_back(&env, &state, env.askd().0);
+    let mut unknown = 0;
+    for (n, one) in going.into_iter().enumerate() {
+        let run = one.end();
+        if run.code == Some(0) {
+            assert_eq!(run.out, format!("number {n}\n"));
+        } else {
+            // A worker that dies between a paste and its proof cannot tell what became of it.
+            run.says(1, &["unknown delivery"]);
+            unknown += 1;
+        }
+    }
+    assert!(unknown <= 1, "{unknown} unknown after one kill");
+    assert!(env.all_received("stub").values().all(|count| *count == 1), "{:?}", env.all_received("stub"));
+    away
+}
+
+#[test]
+fn a_worker_killed_under_the_load_of_twenty_clients_is_back_and_nothing_is_lost() {
+    let mut times: Vec<Duration> = (0..5).map(|_| killed_under_load()).collect();
+    times.sort();
+    writeln!(std::io::stderr(), "back after kill -9 under load: median {:?} of {times:?}", times[2]).unwrap();
 }
