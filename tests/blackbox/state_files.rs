@@ -73,3 +73,20 @@ fn the_last_end_says_who_asked_and_which_signal() {
     assert_eq!((&last["exit_code"], &last["signal"]), (&0.into(), &serde_json::Value::Null));
     assert!(!state.join("askd.json").exists() && !state.join("askd.sock").exists());
 }
+
+#[test]
+fn a_stranger_at_askds_socket_is_neither_adopted_nor_ended() {
+    let env = TestEnv::new(Setup::default());
+    let _started = env.ccb(&["ps"]).ok();
+    let state = env.state();
+    let _ended = env.ccb(&["kill"]).ok();
+    // This test itself listens where askd would: of the same user, and no worker.
+    let stranger = UnixListener::bind(state.join("askd.sock")).unwrap();
+    let askd = env.begin("askd", &["--project", &env.project().display().to_string()], "");
+    let (worker, _) = env.askd();
+    assert_ne!(worker, std::process::id());
+    assert!(env.log().contains("is no worker of ours: it is left alone"), "{}", env.log());
+    let _ended = env.ccb(&["kill"]).ok();
+    assert_eq!(askd.end().code, Some(0));
+    drop(stranger);
+}

@@ -240,3 +240,21 @@ fn a_worker_killed_under_the_load_of_twenty_clients_is_back_and_nothing_is_lost(
     times.sort();
     writeln!(std::io::stderr(), "back after kill -9 under load: median {:?} of {times:?}", times[2]).unwrap();
 }
+
+#[test]
+fn what_kill_could_not_end_is_not_called_stopped() {
+    let setup = Setup::default().with("CCB_FAILPOINT", "store.commit=stall:40:{world}/mark");
+    let env = TestEnv::new(setup);
+    std::fs::write(env.dir().join("mark"), "").expect("a mark");
+    env.mount();
+    std::fs::remove_file(env.dir().join("mark")).unwrap();
+    let asking = env.begin("ask", &["stub"], "ECHO: never mind");
+    until("the edge is reached", || env.dir().join("mark").exists().then_some(()));
+    let said = env.ccb(&["kill"]);
+    let gone = env.processes().iter().all(|(_, line)| !line.contains("askd --worker"));
+    assert_eq!(said.code == Some(0), gone, "{said:?}");
+    if !gone {
+        said.says(1, &["was told to end, and has not", "hint: `ccb status`"]);
+    }
+    env.kill_child(asking);
+}

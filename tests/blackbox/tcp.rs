@@ -230,3 +230,19 @@ fn a_door_to_the_network_is_not_opened_and_status_says_so() {
     assert!(env.log().contains("only loopback addresses are"));
     assert_eq!(env.ask("stub", "ECHO: x").ok(), "x\n");
 }
+
+#[test]
+fn a_token_is_not_enough_to_end_a_daemon_that_a_live_owner_has() {
+    let env = TestEnv::new(Setup::default().with("CCB_ASKD_LISTEN", "127.0.0.1:0"));
+    let owner = env.begin("sleep", &["1000"], "");
+    let pid = owner.pid().to_string();
+    let started =
+        env.begin_with("ccb", &["ps"], "", |command| command.env("CCB_PARENT_PID", &pid).env("CCB_MANAGED", "1"));
+    let _started = started.end().ok();
+    let state = state(&env);
+    let said = call(&state, json!({"type": "ask.shutdown", "v": 1, "id": "s"}));
+    assert_eq!(said["exit_code"], 1, "{said}");
+    assert!(said["reply"].as_str().is_some_and(|reply| reply.contains("it belongs to process")), "{said}");
+    assert_eq!(env.status()["pid"], state["pid"]);
+    env.kill_child(owner);
+}

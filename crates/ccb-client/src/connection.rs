@@ -173,9 +173,15 @@ impl Connection {
         }
     }
 
-    /// Waits until askd closes the connection.
-    pub(crate) fn wait_for_end(&mut self, patience: Patience<'_>) {
-        while let Ok(Ok(_)) = self.read(patience) {}
+    /// Waits until askd closes the connection; false if it has not in time.
+    pub(crate) fn wait_for_end(&mut self, patience: Patience<'_>) -> bool {
+        loop {
+            match self.read(patience) {
+                Ok(Ok(_)) => {}
+                Ok(Err(_)) => return false,
+                Err(_) => return true,
+            }
+        }
     }
 
     /// Returns a second end for writing, for a reader on another thread.

@@ -165,7 +165,10 @@ impl Door {
 
     fn stop_with(&self, why: &str, code: u8) {
         let mut stopping = self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        stopping.get_or_insert_with(|| (why.to_owned(), code));
+        // Who wants the end has it, also while a successor is made room for.
+        if stopping.as_ref().is_none_or(|(_, before)| *before == GIVES_WAY && code == STOPPED) {
+            *stopping = Some((why.to_owned(), code));
+        }
         self.stop.notify_one();
     }
 }

@@ -28,7 +28,7 @@ impl End {
                 Self { cause: "stopped".into(), in_order: true, from_outside: false }
             }
             (_, None, Some(code)) if code == i32::from(GIVES_WAY) => {
-                foreign("gave way: its lock file was deleted".into())
+                foreign("gave way: its files were deleted or damaged, as the log says".into())
             }
             (Some(panic), _, _) => {
                 let panic = panic.trim();

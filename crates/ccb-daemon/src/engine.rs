@@ -310,6 +310,9 @@ impl Work {
                     Message::Input(input, waiter) => self.take(&mut batch, input, waiter),
                     Message::Look(look) => {
                         self.finish(std::mem::take(&mut batch));
+                        // All that can hold up a look is the store.
+                        let commit = self.commit.clone();
+                        let _looking = commit.enter(self.clock.now());
                         look(View { state: &self.state, store: &mut self.store, now: self.clock.now() });
                     }
                     Message::Follow(id, to) => {

@@ -104,9 +104,11 @@ fn settings(files: &Files, listen: Option<String>) -> anyhow::Result<BTreeMap<St
     let mut settings: BTreeMap<String, String> = serde_json::from_str(&kept).unwrap_or_default();
     settings.extend(SETTING_NAMES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
     settings.extend(listen.map(|place| (crate::tcp::LISTEN.to_owned(), place)));
-    files
-        .write(SETTINGS, &serde_json::to_string(&settings)?)
-        .with_context(|| format!("cannot write `{}`", files.path(SETTINGS).display()))?;
+    let text = serde_json::to_string(&settings)?;
+    if text == kept {
+        return Ok(settings);
+    }
+    files.write(SETTINGS, &text).with_context(|| format!("cannot write `{}`", files.path(SETTINGS).display()))?;
     Ok(settings)
 }
 
@@ -294,6 +296,11 @@ impl Keeper {
         let Some(identity) = Identity::of(pid).filter(|_| peer.uid == rustix::process::getuid()) else {
             return Ok(None);
         };
+        // Anybody of the same user may listen at that path; only who holds the worker's lock is the worker.
+        if !identity.is_named("askd") || Lock::take(&self.files.path(file::WORKER_LOCK))?.is_some() {
+            log(&format!("process {pid} listens at askd's socket and is no worker of ours: it is left alone"));
+            return Ok(None);
+        }
         let Ok(watch) = identity.watch() else { return Ok(None) };
         let wire = Pings::open(stream, &self.files)?;
         log(&format!("adopted the worker with pid {pid}"));

@@ -4,7 +4,6 @@
 //! alone says nothing: a worker may have been replaced, and the instance be on its way back.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -38,8 +37,6 @@ pub(crate) struct Owners {
     pub(crate) last_gone: Notify,
     /// Told when somebody has come.
     pub(crate) came: Notify,
-    /// Whether the daemon is ending, and what is written of it is not ours any more.
-    closed: AtomicBool,
 }
 
 impl Owners {
@@ -56,7 +53,6 @@ impl Owners {
             record,
             last_gone: Notify::new(),
             came: Notify::new(),
-            closed: AtomicBool::new(false),
         });
         let (changes, processes) = {
             let mut state = owners.lock();
@@ -212,9 +208,7 @@ impl Owners {
         if let Ok(Err(error)) = stored {
             log(&format!("who owns askd could not be kept: {error:#}"));
         }
-        if !self.closed.load(Ordering::SeqCst)
-            && let Err(error) = self.record.write("running", None)
-        {
+        if let Err(error) = self.record.write("running", None) {
             log(&format!("who owns askd could not be shown: {error}"));
         }
     }
@@ -251,11 +245,6 @@ impl Owners {
         for (_, out) in self.listeners().values() {
             out.send(line.clone()).ok();
         }
-    }
-
-    /// From now on the record says how the daemon ends.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::SeqCst);
     }
 }
 

@@ -219,6 +219,11 @@ impl Identity {
         modes.is_ok_and(|modes| !modes.local_modes.contains(rustix::termios::LocalModes::ICANON))
     }
 
+    /// Returns whether it is a program of this name (as the kernel shortens it); where that cannot be told, it may be.
+    pub(crate) fn is_named(&self, name: &str) -> bool {
+        system::name(self.pid).is_none_or(|its| its == name.as_bytes())
+    }
+
     /// Returns its parent, if that is a program of this name (as the kernel shortens it).
     pub fn parent_named(&self, name: &str) -> Option<Self> {
         let parent = Self::of(self.stat()?.parent)?;

@@ -24,15 +24,26 @@ pub(crate) struct Record {
     pub(crate) tcp: Option<Address>,
     /// How many workers have ended otherwise than in order since the last orderly end.
     pub(crate) restarts: u64,
+    /// Held while the files are written, which several threads do; true once they say how this worker ends.
+    pub(crate) closed: Arc<Mutex<bool>>,
 }
 
 impl Record {
+    /// From now on nothing says any more that this worker runs.
+    pub(crate) fn close(&self) {
+        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+    }
+
     /// Returns what is shown of owner and attached.
     pub(crate) fn shown(&self) -> MutexGuard<'_, (Option<u32>, Vec<u32>)> {
         self.owners.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn write(&self, status: &str, reason: Option<&str>) -> std::io::Result<()> {
+        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *closed && status == "running" {
+            return Ok(());
+        }
         let now = crate::clock::wall();
         let stopped = (status == "stopped").then_some(now);
         let parent = self.shown().0;
@@ -77,7 +88,8 @@ impl Record {
 
     /// Writes the two files again where somebody has deleted, damaged or changed them; else nothing is written.
     pub(crate) fn heal(&self) {
-        if self.has_state() && self.has_last() {
+        let is_closed = *self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_closed || self.has_state() && self.has_last() {
             return;
         }
         log("askd.json or askd.last.json is not what it was: written again");

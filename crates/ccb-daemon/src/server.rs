@@ -474,6 +474,10 @@ impl Connection {
     /// Answers when the engine lives, or, while it is inside a commit that the disk does not finish, with that.
     async fn ping(&self) -> Result<wire::Pong, Refusal> {
         let generation = self.door.generation;
+        if self.door.is_stopping() {
+            // Its engine may have stopped already, and what is left to do may take a while.
+            return Ok(wire::Pong { generation, stalled_ms: None });
+        }
         let alive = self.door.engine.alive();
         tokio::pin!(alive);
         loop {

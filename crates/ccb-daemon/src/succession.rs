@@ -34,7 +34,7 @@ const CLAIM: Duration = Duration::from_secs(15);
 pub(crate) const HAND_OVERS: Duration = Duration::from_secs(2);
 
 /// How long a copy is tried that cannot be written.
-const COPY: Duration = Duration::from_secs(60);
+pub(crate) const COPY: Duration = Duration::from_secs(60);
 
 /// How often meanwhile.
 const COPY_RETRY: Duration = Duration::from_millis(200);

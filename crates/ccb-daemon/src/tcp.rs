@@ -145,7 +145,12 @@ async fn talk(door: &Arc<Door>, stream: TcpStream, token: &str, guest: Guest) {
             Ok(()) => visit.say(json!({"type": "ask.pong", "v": 1, "exit_code": 0, "reply": "OK"})).await,
             Err(refusal) => visit.fail(&words(&refusal)).await,
         },
+        // Whoever has the token is not whoever owns the daemon.
+        Some("ask.shutdown") if let Some(owner) = door.owners.held_against(None) => {
+            visit.fail(&format!("askd is not ended: it belongs to process {owner}, which is alive")).await
+        }
         Some("ask.shutdown") => {
+            door.owners.tell_end("asked over TCP");
             let told = visit.say(json!({"type": "ask.response", "v": 1, "exit_code": 0, "reply": "OK"})).await;
             door.request_stop("asked over TCP");
             told

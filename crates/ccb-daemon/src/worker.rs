@@ -97,6 +97,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
         started: clock.now(),
         restarts: last_end.as_ref().map_or(0, |end| end.restarts),
         owners: Arc::default(),
+        closed: Arc::default(),
         tcp: tcp.as_ref().map(|(_, address)| address.clone()),
     };
     let owners = Owners::restore(engine.clone(), clock, record.clone()).await;
@@ -167,14 +168,16 @@ fn listen(files: &Files) -> anyhow::Result<UnixListener> {
 
 /// Ends this worker: in order, or so that the next one goes on from where it was. Returns the exit code.
 async fn end(door: &Door, record: &Record) -> u8 {
-    door.owners.close();
+    record.close();
     let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     let (why, code) = stop.unwrap_or_default();
     log(&format!("stopping: {why}"));
     if code == crate::keeper::GIVES_WAY || door.ground.lost().is_some() {
         finish_hand_overs(&door.engine, crate::succession::HAND_OVERS).await;
-        if let Some(rest) = door.engine.stop().await {
-            crate::succession::leave(door, rest).await;
+        match tokio::time::timeout(crate::succession::COPY, door.engine.stop()).await {
+            Ok(Some(rest)) => crate::succession::leave(door, rest).await,
+            Ok(None) => {}
+            Err(_) => log("the engine did not stop in time: its requests are left where they are"),
         }
         // What is in the home now may be the next worker's. Our keeper may have lost its lock as well; if it has not,
         // this one ends at once.

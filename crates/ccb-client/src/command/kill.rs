@@ -1,7 +1,10 @@
 //! `ccb kill`: ends panes, agents and the daemon. Never starts one to do so.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::time::Duration;
 
+use ccb_core::home::file;
 use ccb_core::wire::Shutdown;
 
 use crate::connect::Askd;
@@ -26,15 +29,33 @@ pub(super) struct Options {
 pub(super) fn run(context: &Context, _options: &Options) -> Result<u8, CliError> {
     let askd = Askd::here(context)?;
     let Some(mut connection) = askd.find().map_err(|error| askd.explain(error))? else {
+        let keeper = File::open(askd.home.path(file::KEEPER_LOCK)).ok();
+        if keeper.is_some_and(|lock| lock.try_lock_shared().is_err()) {
+            return Err(
+                CliError::new("askd is just being started again, and cannot be told to end").hint("`ccb kill` again")
+            );
+        }
         output::print("nothing is running")?;
         return Ok(exit::OK);
     };
     let by = askd.caller.clone().unwrap_or_else(|| "ccb kill".to_owned());
     match connection.call_within(&Shutdown { panes: true, by, unless_owned: false }, Patience::of(END_LIMIT)) {
         // A daemon that has gone before its answer arrived has done what was asked.
-        Ok(_) | Err(CallError::Lost(_)) => connection.wait_for_end(Patience::of(END_LIMIT)),
+        Ok(_) => {}
+        Err(CallError::Lost(why)) if why.kind() != ErrorKind::TimedOut => {}
+        Err(CallError::Lost(_)) => return Err(goes_on(&askd)),
         Err(CallError::Refusal(refusal)) => return Err(refusal.into()),
+    }
+    if !connection.wait_for_end(Patience::of(END_LIMIT)) {
+        return Err(goes_on(&askd));
     }
     output::print("stopped")?;
     Ok(exit::OK)
+}
+
+/// askd was told to end, and has not.
+fn goes_on(askd: &Askd) -> CliError {
+    let message = format!("askd was told to end, and has not done so within {} s", END_LIMIT.as_secs());
+    let hint = format!("`ccb status` tells what holds it up; its log is {}", askd.home.path(file::LOG).display());
+    CliError::new(message).hint(hint)
 }
