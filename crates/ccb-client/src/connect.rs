@@ -179,6 +179,13 @@ impl Askd {
         }
     }
 
+    /// Returns whether a keeper lives: then a daemon that does not serve is just being started.
+    pub(crate) fn has_keeper(&self) -> bool {
+        // Given back at once; a keeper that wants it at this moment is started again by who wants askd.
+        let lock = File::open(self.home.path(file::KEEPER_LOCK));
+        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
+    }
+
     /// Connects, if a daemon answers within `limit`; starts none and waits for none.
     pub(crate) fn find_at_once(&self, limit: Duration) -> Option<Connection> {
         self.attempt(Patience::of(limit)).ok().map(|(connection, _)| connection)

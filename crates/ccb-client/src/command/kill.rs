@@ -1,6 +1,5 @@
 //! `ccb kill`: ends panes, agents and the daemon. Never starts one to do so.
 
-use std::fs::File;
 use std::io::ErrorKind;
 use std::time::Duration;
 
@@ -29,8 +28,7 @@ pub(super) struct Options {
 pub(super) fn run(context: &Context, _options: &Options) -> Result<u8, CliError> {
     let askd = Askd::here(context)?;
     let Some(mut connection) = askd.find().map_err(|error| askd.explain(error))? else {
-        let keeper = File::open(askd.home.path(file::KEEPER_LOCK)).ok();
-        if keeper.is_some_and(|lock| lock.try_lock_shared().is_err()) {
+        if askd.has_keeper() {
             return Err(
                 CliError::new("askd is just being started again, and cannot be told to end").hint("`ccb kill` again")
             );

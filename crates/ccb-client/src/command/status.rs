@@ -12,6 +12,7 @@ pub(super) fn run(context: &Context, json: bool) -> Result<u8, CliError> {
     let askd = Askd::here(context)?;
     // One that has crashed and stays down is told of, and not started just to show that it crashes again.
     if let Ok(None) = askd.find()
+        && !askd.has_keeper()
         && let Some(last) = crashed(&askd)
     {
         if json {
