@@ -164,6 +164,11 @@ fn a_claude_that_was_killed_resumes_its_conversation() {
     answers(&lab, "ECHO: before", "before");
     let session = lab.transcript()[0]["sessionId"].clone();
     lab.kill(lab.claude_process());
+    // What is asked before that is known could be on its way into the dead one.
+    until("its death is known", || {
+        let agent = lab.ccb(&["ps", "--json"]).json()["agents"][0].clone();
+        agent["last_error"].as_str().filter(|error| error.contains("signal 9")).map(|_| ())
+    });
     answers(&lab, "ECHO: after", "after");
     let _shown = lab.until_shown("ECHO: before");
     let others =
