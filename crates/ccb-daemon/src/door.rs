@@ -3,8 +3,8 @@
 pub(crate) mod guests;
 pub(crate) mod queue;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ccb_core::time::Time;
@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 
 use crate::agents::Agents;
 use crate::clock::Clock;
-use crate::door::guests::Guests;
+use crate::door::guests::{Guest, Guests};
 use crate::door::queue::Memory;
 use crate::engine::{Engine, log};
 use crate::files::Files;
@@ -62,7 +62,7 @@ pub(crate) struct Door {
     /// Told when the daemon is to end.
     pub(crate) stop: Notify,
     /// Why, once it is, and the exit code.
-    pub(crate) stopping: std::sync::Mutex<Option<(String, u8)>>,
+    pub(crate) stopping: Mutex<Option<(String, u8)>>,
     /// Told whenever the number of connections changes.
     pub(crate) connections_changed: Notify,
     /// How many connections are open.
@@ -78,33 +78,20 @@ pub(crate) async fn serve(door: Arc<Door>, listener: UnixListener) {
     let own = rustix::process::getuid().as_raw();
     let mut failing = false;
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                door.cannot_accept(&error, &mut failing).await;
-                continue;
-            }
-        };
-        failing = false;
+        let accepted = listener.accept().await;
+        let Some(stream) = door.accepted(accepted, &mut failing).await else { continue };
         let Ok(peer) = stream.peer_cred() else { continue };
         if peer.uid() != own {
             log(&format!("refused a connection of uid {}", peer.uid()));
             continue;
         }
         let pid = peer.pid().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
-        let guest = door.guests.enter(pid);
-        let served = door.clone();
-        tokio::spawn(async move {
-            let open = served.count();
-            Connection::talk(&served, stream, pid, guest).await;
-            drop(open);
-        });
-        door.guests.make_room().await;
+        door.take_in(pid, |door, guest| async move { Connection::talk(&door, stream, pid, guest).await }).await;
     }
 }
 
 /// A connection that counts as open until this is dropped.
-pub(crate) struct Open(Arc<Door>);
+struct Open(Arc<Door>);
 
 impl Drop for Open {
     fn drop(&mut self) {
@@ -125,25 +112,49 @@ impl Door {
         (caller.is_none() && self.mounts.has_panes().await).then(|| "its agents run".to_owned())
     }
 
-    /// Counts one more connection.
-    pub(crate) fn count(self: &Arc<Self>) -> Open {
-        self.connections.fetch_add(1, Ordering::SeqCst);
-        self.connections_changed.notify_one();
-        Open(self.clone())
-    }
-
-    /// Out of descriptors, most likely: somebody goes, what is open goes on, new ones wait. It is said once.
-    pub(crate) async fn cannot_accept(&self, error: &std::io::Error, failing: &mut bool) {
+    /// Returns the connection that was accepted. If there is none: out of descriptors, most likely. Then somebody goes,
+    /// what is open goes on, new ones wait. It is said once.
+    pub(crate) async fn accepted<S, A>(&self, accepted: std::io::Result<(S, A)>, failing: &mut bool) -> Option<S> {
+        let error = match accepted {
+            Ok((stream, _)) => {
+                *failing = false;
+                return Some(stream);
+            }
+            Err(error) => error,
+        };
         if !std::mem::replace(failing, true) {
             log(&format!("cannot accept a connection: {error}"));
         }
         self.guests.relieve();
         tokio::time::sleep(Duration::from_millis(100)).await;
+        None
+    }
+
+    /// Serves a connection of that process beside all others, and sees that others find room.
+    pub(crate) async fn take_in<F: Future<Output = ()> + Send + 'static>(
+        self: &Arc<Self>,
+        pid: u32,
+        talk: impl FnOnce(Arc<Self>, Guest) -> F,
+    ) {
+        let talk = talk(self.clone(), self.guests.enter(pid));
+        let door = self.clone();
+        tokio::spawn(async move {
+            door.connections.fetch_add(1, Ordering::SeqCst);
+            door.connections_changed.notify_one();
+            let _open = Open(door);
+            talk.await;
+        });
+        self.guests.make_room().await;
+    }
+
+    /// Returns why this worker ends, and with which exit code, once that is so.
+    pub(crate) fn stopping(&self) -> MutexGuard<'_, Option<(String, u8)>> {
+        self.stopping.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns whether this worker has been told to end, or ends by itself.
     pub(crate) fn is_stopping(&self) -> bool {
-        self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).is_some()
+        self.stopping().is_some()
     }
 
     /// Has the daemon end in order.
@@ -164,7 +175,7 @@ impl Door {
     }
 
     fn stop_with(&self, why: &str, code: u8) {
-        let mut stopping = self.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut stopping = self.stopping();
         // Who wants the end has it, also while a successor is made room for.
         if stopping.as_ref().is_none_or(|(_, before)| *before == GIVES_WAY && code == STOPPED) {
             *stopping = Some((why.to_owned(), code));

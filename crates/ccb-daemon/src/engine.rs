@@ -81,16 +81,16 @@ struct CommitMark {
 }
 
 /// Takes the mark back when the commit is over, however it ended.
-struct InCommit<'a>(&'a CommitMark);
+struct InCommit(Arc<CommitMark>);
 
 impl CommitMark {
-    fn enter(&self, now: Time) -> InCommit<'_> {
+    fn enter(self: &Arc<Self>, now: Time) -> InCommit {
         self.since.store(now.0.max(1), Ordering::SeqCst);
-        InCommit(self)
+        InCommit(self.clone())
     }
 }
 
-impl Drop for InCommit<'_> {
+impl Drop for InCommit {
     fn drop(&mut self) {
         self.0.since.store(0, Ordering::SeqCst);
     }
@@ -311,8 +311,7 @@ impl Work {
                     Message::Look(look) => {
                         self.finish(std::mem::take(&mut batch));
                         // All that can hold up a look is the store.
-                        let commit = self.commit.clone();
-                        let _looking = commit.enter(self.clock.now());
+                        let _looking = self.commit.enter(self.clock.now());
                         look(View { state: &self.state, store: &mut self.store, now: self.clock.now() });
                     }
                     Message::Follow(id, to) => {
@@ -464,8 +463,7 @@ impl Work {
         if self.leaving {
             return;
         }
-        let commit = self.commit.clone();
-        let committing = commit.enter(self.clock.now());
+        let committing = self.commit.enter(self.clock.now());
         let kept = self.store.set_meta("disk", &self.clock.now().0.to_string());
         drop(committing);
         if let Err(error) = kept {

@@ -45,7 +45,7 @@ const CLOSING: Duration = Duration::from_secs(5);
 /// When the last instance has just gone and left nothing to do, it ends at once; else after the idle time.
 pub(crate) async fn end_when_unused(door: Arc<Door>, unsettled: Arc<Unsettled>) {
     let idle = seconds(std::env::var("CCB_ASKD_IDLE_TIMEOUT_S").ok().as_deref(), 60.0, 0.0, 86_400.0);
-    let busy = async || {
+    let busy = || {
         let keeper = u64::from(door.keeper.load(Ordering::SeqCst) != 0);
         let connected = door.connections.load(Ordering::SeqCst) > keeper;
         connected || unsettled.any() || door.owners.is_held() || door.mounts.alive()
@@ -56,7 +56,7 @@ pub(crate) async fn end_when_unused(door: Arc<Door>, unsettled: Arc<Unsettled>) 
         if closed || unsettled.any() || door.owners.is_held() {
             closing = None;
         }
-        let used = busy().await || (closing.is_some() && door.mounts.wanted_alive().await);
+        let used = busy() || (closing.is_some() && door.mounts.wanted_alive().await);
         if !used && closing.is_some() {
             return door.request_stop("the last ccb has ended, and nothing is left to do");
         }
@@ -78,7 +78,7 @@ pub(crate) async fn end_when_unused(door: Arc<Door>, unsettled: Arc<Unsettled>) 
             None => changed.await,
             Some(patience) => {
                 let nothing = tokio::time::timeout(patience, changed).await.is_err();
-                if nothing && closing.is_none() && !busy().await {
+                if nothing && closing.is_none() && !busy() {
                     return door.request_stop("idle: nobody is connected, nothing is unsettled, no agent is alive");
                 }
             }

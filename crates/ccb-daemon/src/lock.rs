@@ -36,10 +36,8 @@ impl Lock {
     /// Returns whether the file that we hold is still the one at the path: a deleted lock file would let a
     /// second holder in.
     pub(crate) fn is_ours(&self) -> bool {
-        match (self.file.metadata(), std::fs::metadata(&self.path)) {
-            (Ok(held), Ok(there)) => held.ino() == there.ino() && held.dev() == there.dev(),
-            (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
-        }
+        let held = self.file.metadata().map(|file| Inode::of(&file));
+        held.is_ok_and(|held| Inode::at(&self.path).is_ok_and(|there| there == held))
     }
 }
 
@@ -53,7 +51,11 @@ pub(crate) struct Inode {
 impl Inode {
     /// Returns the file that is at `path` now.
     pub(crate) fn at(path: &Path) -> io::Result<Self> {
-        std::fs::metadata(path).map(|file| Self { device: file.dev(), number: file.ino() })
+        std::fs::metadata(path).map(|file| Self::of(&file))
+    }
+
+    fn of(file: &std::fs::Metadata) -> Self {
+        Self { device: file.dev(), number: file.ino() }
     }
 }
 

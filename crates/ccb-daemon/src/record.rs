@@ -31,7 +31,11 @@ pub(crate) struct Record {
 impl Record {
     /// From now on nothing says any more that this worker runs.
     pub(crate) fn close(&self) {
-        *self.closed.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        *self.closed() = true;
+    }
+
+    fn closed(&self) -> MutexGuard<'_, bool> {
+        self.closed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns what is shown of owner and attached.
@@ -40,7 +44,7 @@ impl Record {
     }
 
     pub(crate) fn write(&self, status: &str, reason: Option<&str>) -> std::io::Result<()> {
-        let closed = self.closed.lock().unwrap_or_else(PoisonError::into_inner);
+        let closed = self.closed();
         if *closed && status == "running" {
             return Ok(());
         }
@@ -88,8 +92,7 @@ impl Record {
 
     /// Writes the two files again where somebody has deleted, damaged or changed them; else nothing is written.
     pub(crate) fn heal(&self) {
-        let is_closed = *self.closed.lock().unwrap_or_else(PoisonError::into_inner);
-        if is_closed || self.has_state() && self.has_last() {
+        if *self.closed() || self.has_state() && self.has_last() {
             return;
         }
         log("askd.json or askd.last.json is not what it was: written again");

@@ -96,19 +96,9 @@ impl Connection {
         if self.out.is_cut() {
             return None;
         }
-        let next = lines.next(limit);
-        tokio::pin!(next);
         let heard = tokio::select! {
             biased;
-            heard = &mut next => heard,
-            () = self.guest.told() => {
-                // A line that is there already is served.
-                tokio::select! {
-                    biased;
-                    heard = &mut next => heard,
-                    () = std::future::ready(()) => Ok(None),
-                }
-            }
+            heard = self.guest.while_welcome(lines.next(limit)) => heard.unwrap_or(Ok(None)),
             () = self.out.cut() => Ok(None),
         };
         match heard {

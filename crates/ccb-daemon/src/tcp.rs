@@ -94,22 +94,10 @@ fn address(setting: &str) -> anyhow::Result<SocketAddr> {
 pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener, token: Arc<str>) {
     let mut failing = false;
     loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                door.cannot_accept(&error, &mut failing).await;
-                continue;
-            }
-        };
-        failing = false;
-        let guest = door.guests.enter(NOBODY);
-        let (served, token) = (door.clone(), token.clone());
-        tokio::spawn(async move {
-            let open = served.count();
-            talk(&served, stream, &token, guest).await;
-            drop(open);
-        });
-        door.guests.make_room().await;
+        let accepted = listener.accept().await;
+        let Some(stream) = door.accepted(accepted, &mut failing).await else { continue };
+        let token = token.clone();
+        door.take_in(NOBODY, |door, guest| async move { talk(&door, stream, &token, guest).await }).await;
     }
 }
 
@@ -117,21 +105,9 @@ pub(crate) async fn serve(door: Arc<Door>, listener: TcpListener, token: Arc<str
 async fn talk(door: &Arc<Door>, stream: TcpStream, token: &str, guest: Guest) {
     let (reading, writing) = stream.into_split();
     let mut lines = Lines::new(reading, door.memory.clone());
-    let line = {
-        let shown = |begun: &[u8]| begun.windows(token.len()).any(|window| is_same(window, token.as_bytes()));
-        let next = tokio::time::timeout(HANDSHAKE, lines.next_if(LINE_LIMIT, shown));
-        tokio::pin!(next);
-        tokio::select! {
-            biased;
-            line = &mut next => line.unwrap_or(Ok(None)),
-            () = guest.told() => tokio::select! {
-                biased;
-                line = &mut next => line.unwrap_or(Ok(None)),
-                () = std::future::ready(()) => Ok(None),
-            },
-        }
-    };
-    let Ok(Some(line)) = line else { return };
+    let shown = |begun: &[u8]| begun.windows(token.len()).any(|window| is_same(window, token.as_bytes()));
+    let line = guest.while_welcome(tokio::time::timeout(HANDSHAKE, lines.next_if(LINE_LIMIT, shown))).await;
+    let Some(Ok(Ok(Some(line)))) = line else { return };
     let Ok(Value::Object(call)) = crate::server::json(line.text).await else { return };
     let mut visit =
         Visit { door, id: call.get("id").cloned().unwrap_or_default(), reading: lines.into_inner(), writing };

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use ccb_core::home::{Home, file};
+use ccb_core::id::{AgentName, RequestId};
 use ccb_core::request::Request;
 use ccb_core::settings::{falsy, max_depth, max_open, seconds};
 use ccb_core::state::{Policy, Presence, Sabotage};
@@ -145,7 +146,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     say("ready");
 
     until_stopped(&door).await?;
-    Ok(end(&door, &record).await)
+    Ok(end(&door).await)
 }
 
 /// Counts this worker, and starts its clock.
@@ -167,10 +168,9 @@ fn listen(files: &Files) -> anyhow::Result<UnixListener> {
 }
 
 /// Ends this worker: in order, or so that the next one goes on from where it was. Returns the exit code.
-async fn end(door: &Door, record: &Record) -> u8 {
-    record.close();
-    let stop = door.stopping.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-    let (why, code) = stop.unwrap_or_default();
+async fn end(door: &Door) -> u8 {
+    door.record.close();
+    let (why, code) = door.stopping().clone().unwrap_or_default();
     log(&format!("stopping: {why}"));
     if code == crate::keeper::GIVES_WAY || door.ground.lost().is_some() {
         finish_hand_overs(&door.engine, crate::succession::HAND_OVERS).await;
@@ -186,7 +186,7 @@ async fn end(door: &Door, record: &Record) -> u8 {
         }
         return code;
     }
-    record.write("stopping", Some(&why)).ok();
+    door.record.write("stopping", Some(&why)).ok();
     finish_hand_overs(&door.engine, HAND_OVERS).await;
     // A commit that the disk does not finish holds nobody: what is not committed was never accepted.
     if tokio::time::timeout(STOP_PATIENCE, door.engine.stop()).await.is_err() {
@@ -196,7 +196,7 @@ async fn end(door: &Door, record: &Record) -> u8 {
     let swept = [file::SOCKET, file::STATE, crate::keeper::SETTINGS]
         .map(|name| crate::files::remove_if_there(&door.files.path(name)))
         .into_iter()
-        .chain([record.write("stopped", Some(&why))]);
+        .chain([door.record.write("stopped", Some(&why))]);
     for error in swept.filter_map(Result::err) {
         log(&format!("the end could not be written down: {error}"));
     }
@@ -279,19 +279,13 @@ async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: Un
             Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
                 // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.
                 if let Some(what) = door.ground.lost() {
-                    // Taken back, so that the next worker knows that nothing of it has gone out.
-                    let why = "askd has lost its lock; the next one takes over".to_owned();
-                    let presence = Presence::Starting { why: why.clone() };
-                    door.engine.tell(Input::Presence { agent, presence });
-                    door.engine.tell(Input::NotHandedOver { id, attempt, why });
+                    take_back(&door.engine, agent, id, attempt, "askd has lost its lock; the next one takes over");
                     door.give_way(&format!("{what}; the next worker takes over"));
                     continue;
                 }
                 if door.is_stopping() {
                     // The next one offers it: begun now, it might be cut off in its middle.
-                    let why = "askd is just ending; the next one takes over".to_owned();
-                    door.engine.tell(Input::Presence { agent, presence: Presence::Starting { why: why.clone() } });
-                    door.engine.tell(Input::NotHandedOver { id, attempt, why });
+                    take_back(&door.engine, agent, id, attempt, "askd is just ending; the next one takes over");
                     continue;
                 }
                 let offer = Offer { id, attempt, kind, message, no_wrap };
@@ -304,6 +298,12 @@ async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: Un
             }
         }
     }
+}
+
+/// Takes an offer back of which nothing has gone out, so that the next worker knows that.
+fn take_back(engine: &Engine, agent: AgentName, id: RequestId, attempt: u32, why: &str) {
+    engine.tell(Input::Presence { agent, presence: Presence::Starting { why: why.to_owned() } });
+    engine.tell(Input::NotHandedOver { id, attempt, why: why.to_owned() });
 }
 
 async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSender<Arm>, unsettled: Arc<Unsettled>) {

@@ -234,8 +234,23 @@ impl Guest {
         self.guests.lock().sign_of_life(self.number, |seat| seat.busy = busy);
     }
 
+    /// Waits for `next` until the connection is to go; what is there already by then is still taken.
+    pub(crate) async fn while_welcome<T>(&self, next: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(next);
+        tokio::select! {
+            biased;
+            there = &mut next => return Some(there),
+            () = self.told() => {}
+        }
+        tokio::select! {
+            biased;
+            there = &mut next => Some(there),
+            () = std::future::ready(()) => None,
+        }
+    }
+
     /// Returns when it is to go.
-    pub(crate) async fn told(&self) {
+    async fn told(&self) {
         loop {
             self.told.notified().await;
             // A stranger that has spoken in time has been told for nothing.
