@@ -18,32 +18,43 @@ pub(crate) struct End {
 }
 
 impl End {
+    /// Returns an end that is the worker's own fault.
+    pub(crate) fn own(cause: String) -> Self {
+        Self { cause, in_order: false, from_outside: false }
+    }
+
+    /// Returns an end that somebody or something else has brought about.
+    pub(crate) fn foreign(cause: String) -> Self {
+        Self { cause, in_order: false, from_outside: true }
+    }
+
     /// Reads an exit status. `panic` is the message that the worker has left, `oom` whether the kernel has killed
     /// something in its control group for memory while it lived.
     pub(crate) fn of(status: ExitStatus, panic: Option<&str>, oom: bool) -> Self {
-        let own = |cause: String| Self { cause, in_order: false, from_outside: false };
-        let foreign = |cause: String| Self { cause, in_order: false, from_outside: true };
         match (panic, status.signal(), status.code()) {
             (_, None, Some(code)) if code == i32::from(STOPPED) => {
                 Self { cause: "stopped".into(), in_order: true, from_outside: false }
             }
             (_, None, Some(code)) if code == i32::from(GIVES_WAY) => {
-                foreign("gave way: its files were deleted or damaged, as the log says".into())
+                Self::foreign("gave way: its files were deleted or damaged, as the log says".into())
             }
-            (Some(panic), _, _) => {
-                let panic = panic.trim();
-                own(format!("panicked at {}", panic.strip_prefix("panicked at ").unwrap_or(panic)))
-            }
-            (None, Some(9), _) if oom => own("killed by signal 9 (KILL): the system was out of memory".into()),
-            (None, Some(9), _) => foreign("killed by signal 9 (KILL): by somebody".into()),
+            (Some(panic), _, _) => Self::own(panicked(panic)),
+            (None, Some(9), _) if oom => Self::own("killed by signal 9 (KILL): the system was out of memory".into()),
+            (None, Some(9), _) => Self::foreign("killed by signal 9 (KILL): by somebody".into()),
             (None, Some(signal), _) => {
                 let cause = format!("killed by signal {signal} ({})", signal_name(signal));
-                if is_own_fault(signal) { own(cause) } else { foreign(cause) }
+                if is_own_fault(signal) { Self::own(cause) } else { Self::foreign(cause) }
             }
-            (None, None, Some(code)) => own(format!("exit code {code}")),
-            (None, None, None) => own("ended in an unknown way".into()),
+            (None, None, Some(code)) => Self::own(format!("exit code {code}")),
+            (None, None, None) => Self::own("ended in an unknown way".into()),
         }
     }
+}
+
+/// Says that a worker has panicked, by the message that it has left.
+pub(crate) fn panicked(message: &str) -> String {
+    let message = message.trim();
+    format!("panicked at {}", message.strip_prefix("panicked at ").unwrap_or(message))
 }
 
 /// Whether a process brings this signal upon itself.

@@ -20,7 +20,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::end::{End, memory_kills};
+use crate::end::{End, memory_kills, panicked};
 use crate::engine::log;
 use crate::files::Files;
 use crate::lock::Lock;
@@ -143,8 +143,8 @@ struct Keeper {
     /// How many in a row have lived for a short time only, whosever fault it was.
     pauses: u32,
     reported: bool,
-    /// Why the worker was told to end, if another one is to take its place or it did not go by itself.
-    replacing: Option<String>,
+    /// What its end is, if the worker was told to end for another one or did not go by itself.
+    replacing: Option<End>,
     /// Whether there has been a worker already: `CCB_PARENT_PID` is for the first one, and the store has it then.
     served: bool,
 }
@@ -173,12 +173,11 @@ struct Pings {
     stalled_ms: Option<u64>,
 }
 
-/// Why a worker could not be started.
-enum NoStart {
-    /// It has said why it cannot serve: another try would say the same.
-    Said(String),
-    /// It ended without a word, or may do better next time.
-    Died(End),
+/// A worker that could not be started.
+struct NoStart {
+    end: End,
+    /// Whether it has said why it cannot serve: another try would say the same.
+    said: bool,
 }
 
 /// How the keeper's watch over a worker ended.
@@ -203,18 +202,12 @@ impl Keeper {
             let mut worker = match adopted.map_or_else(|| self.start(), Ok) {
                 Ok(worker) => worker,
                 // Nobody has been told yet that askd serves, and trying again at once would not change it.
-                Err(NoStart::Said(why)) if !self.reported => {
-                    log(&format!("the worker cannot serve: {why}"));
-                    self.say(&format!("error: {why}"));
+                Err(NoStart { end, said: true }) if !self.reported => {
+                    log(&format!("the worker cannot serve: {}", end.cause));
+                    self.say(&format!("error: {}", end.cause));
                     return Ok(ExitCode::FAILURE);
                 }
-                Err(NoStart::Said(cause)) => {
-                    match self.after_short_life(&End { cause, in_order: false, from_outside: false }) {
-                        Some(code) => return Ok(code),
-                        None => continue,
-                    }
-                }
-                Err(NoStart::Died(end)) => match self.after_short_life(&end) {
+                Err(NoStart { end, .. }) => match self.after_short_life(&end) {
                     Some(code) => return Ok(code),
                     None => continue,
                 },
@@ -309,10 +302,7 @@ impl Keeper {
     }
 
     fn start(&self) -> Result<Worker, NoStart> {
-        self.try_start().unwrap_or_else(|error| {
-            let cause = format!("{error:#}");
-            Err(NoStart::Died(End { cause, in_order: false, from_outside: false }))
-        })
+        self.try_start().unwrap_or_else(|error| Err(NoStart { end: End::own(format!("{error:#}")), said: false }))
     }
 
     fn try_start(&self) -> anyhow::Result<Result<Worker, NoStart>> {
@@ -339,22 +329,16 @@ impl Keeper {
         let pid = child.id();
         let said = first_line(&mut child);
         if said != "ready" {
-            let complains = said.starts_with("error: ");
-            if !complains {
+            let complaint = said.strip_prefix("error: ");
+            if complaint.is_none() {
                 child.kill().ok();
             }
             let status = child.wait()?;
-            if let Some(why) = said.strip_prefix("error: ").filter(|_| status.code() != Some(GIVES_WAY.into())) {
-                self.write_crash(pid, why, status.code(), status.signal());
-                return Ok(Err(NoStart::Said(why.to_owned())));
-            }
-            let mut end = self.end_of(status, memory_kills);
-            end.from_outside = false;
-            if let Some(why) = said.strip_prefix("error: ") {
-                why.clone_into(&mut end.cause);
-            }
-            self.write_crash(pid, &end.cause, status.code(), status.signal());
-            return Ok(Err(NoStart::Died(end)));
+            let cause = complaint.map_or_else(|| self.end_of(status, memory_kills).cause, str::to_owned);
+            self.write_crash(pid, &cause, status.code(), status.signal());
+            // One that gives way may do better next time.
+            let said = complaint.is_some() && status.code() != Some(GIVES_WAY.into());
+            return Ok(Err(NoStart { end: End::own(cause), said }));
         }
         let identity = Identity::of(pid).context("the worker is gone")?;
         let watch = identity.watch()?;
@@ -383,7 +367,9 @@ impl Keeper {
                 }
                 Woken::Due if kill_at.is_some() => {
                     let secs = MERCY.as_secs();
-                    self.replacing.get_or_insert_with(|| format!("did not stop within {secs} s: killed by its keeper"));
+                    self.replacing.get_or_insert_with(|| {
+                        End::foreign(format!("did not stop within {secs} s: killed by its keeper"))
+                    });
                     worker.identity.signal(Signal::KILL)?;
                     kill_at = Some(Instant::now() + MERCY);
                 }
@@ -399,14 +385,15 @@ impl Keeper {
                             worker.identity.pid
                         ));
                         // It may wake up and stop in order: that is not its end's cause.
-                        kill_at = Some(self.replace(worker, why)?);
+                        kill_at = Some(self.replace(worker, End::own(why))?);
                     } else if !self.lock.is_ours() {
                         // Our lock was deleted: another keeper may hold the new one, and it will adopt the worker.
                         log("the keeper's lock was deleted; leaving the worker to the next keeper");
                         return Ok(Watched::Left);
                     } else if unreachable && !self.has_socket() {
                         log("askd's socket was deleted: another worker makes a new one");
-                        kill_at = Some(self.replace(worker, "its socket was deleted; replaced by its keeper".into())?);
+                        let end = End::foreign("its socket was deleted; replaced by its keeper".into());
+                        kill_at = Some(self.replace(worker, end)?);
                     } else {
                         self.ping(worker);
                     }
@@ -420,8 +407,8 @@ impl Keeper {
     }
 
     /// Has the worker end for another one; returns when it is to be killed.
-    fn replace(&mut self, worker: &Worker, why: String) -> std::io::Result<Instant> {
-        self.replacing = Some(why);
+    fn replace(&mut self, worker: &Worker, end: End) -> std::io::Result<Instant> {
+        self.replacing = Some(end);
         worker.identity.signal(Signal::TERM)?;
         Ok(Instant::now() + MERCY)
     }
@@ -463,23 +450,19 @@ impl Keeper {
         let pid = worker.identity.pid;
         let replaced = self.replacing.take();
         let status = worker.child.as_mut().and_then(|child| child.wait().ok());
-        let mut end = match status {
+        let end = match status {
             Some(status) => self.end_of(status, worker.memory_kills),
             None => self.end_of_adopted(pid),
         };
-        let own_end = end.in_order && replaced.is_none();
-        if let Some(why) = replaced {
-            end = End { from_outside: !why.starts_with("hung"), cause: why, in_order: false };
-        }
-        if !own_end {
+        let end = replaced.unwrap_or(end);
+        if !end.in_order {
             self.write_crash(pid, &end.cause, status.and_then(|s| s.code()), status.and_then(|s| s.signal()));
         }
         end
     }
 
     fn end_of(&self, status: std::process::ExitStatus, kills_before: Option<u64>) -> End {
-        let panic = std::fs::read_to_string(self.files.path(PANIC)).ok();
-        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
+        let panic = self.take_panic();
         let oom = matches!((kills_before, memory_kills()), (Some(before), Some(now)) if now > before);
         End::of(status, panic.as_deref(), oom)
     }
@@ -488,13 +471,18 @@ impl Keeper {
     fn end_of_adopted(&self, pid: u32) -> End {
         let last = crate::record::last(&self.files);
         let in_order = last["status"] == "stopped" && last["pid"] == pid;
-        let panic = std::fs::read_to_string(self.files.path(PANIC)).ok();
-        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
-        let cause = match panic {
-            Some(panic) => format!("panicked at {}", panic.trim().trim_start_matches("panicked at ")),
+        let cause = match self.take_panic() {
+            Some(panic) => panicked(&panic),
             None => "ended; how is not known, since its own keeper had died before".to_owned(),
         };
         End { cause, in_order, from_outside: true }
+    }
+
+    /// Returns the message that a panic of the worker has left, once.
+    fn take_panic(&self) -> Option<String> {
+        let panic = std::fs::read_to_string(self.files.path(PANIC)).ok();
+        crate::files::remove_if_there(&self.files.path(PANIC)).ok();
+        panic
     }
 
     fn write_crash(&self, pid: u32, reason: &str, code: Option<i32>, signal: Option<i32>) {
