@@ -64,11 +64,21 @@ fn lives<S: System>(on: &S, identity: &Identity) -> bool {
     }
 }
 
-/// Holds the process itself.
-fn hold<S: System>(on: &S, identity: &Identity) -> io::Result<S::Handle> {
+/// Whether the number is proved to be still this process's.
+fn is_proved<S: System>(on: &S, identity: &Identity) -> bool {
+    stat_of(on, identity).is_some()
+}
+
+/// Whether the number is, as far as we may look, still this process's.
+fn is_there<S: System>(on: &S, identity: &Identity) -> bool {
+    is_proved(on, identity) || lives(on, identity)
+}
+
+/// Holds the process itself, if that is so by `is_it`.
+fn hold<S: System>(on: &S, identity: &Identity, is_it: fn(&S, &Identity) -> bool) -> io::Result<S::Handle> {
     let handle = on.open(identity.pid)?;
     // Verified after opening: if the number is still this process now, it was so when it was opened.
-    if stat_of(on, identity).is_none() {
+    if !is_it(on, identity) {
         return Err(io::Error::new(io::ErrorKind::NotFound, format!("process {} is gone", identity.pid)));
     }
     Ok(handle)
@@ -76,7 +86,7 @@ fn hold<S: System>(on: &S, identity: &Identity) -> io::Result<S::Handle> {
 
 /// Sends a signal to the process itself; without handles, right after the proof that the number is still its own.
 fn deliver<S: System>(on: &S, identity: &Identity, signal: Signal) -> io::Result<bool> {
-    let sent = match hold(on, identity) {
+    let sent = match hold(on, identity, is_proved) {
         Ok(handle) => on.send(&handle, signal),
         Err(error) if has_no_handles(&error) => match stat_of(on, identity) {
             Some(_) => on.kill(identity.pid, signal),
@@ -139,7 +149,7 @@ const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_ns
 
 /// Returns a descriptor that becomes readable when the process is dead.
 fn watch_on(on: Here, identity: &Identity) -> io::Result<OwnedFd> {
-    match hold(&on, identity) {
+    match hold(&on, identity, is_there) {
         Err(error) if has_no_handles(&error) => {}
         held => return held,
     }
@@ -555,6 +565,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn what_we_may_not_look_at_is_watched_and_never_signalled() {
+        let ours = Identity { pid: 7, start: 0, boot: "boot".to_owned() };
+        let now = Some((6, 'S')).into();
+        let table = Table { handles: true, hidden: true, now, changes: Vec::new().into(), hit: Vec::new().into() };
+        assert_eq!(hold(&table, &ours, is_there).unwrap(), 6);
+        assert!(!deliver(&table, &ours, Signal::KILL).unwrap());
+        assert!(table.hit.borrow().is_empty());
+        *table.now.borrow_mut() = None;
+        assert!(hold(&table, &ours, is_there).is_err());
     }
 
     #[test]
