@@ -13,6 +13,7 @@ use ccb_core::home::{Home, file};
 use ccb_core::wire::{Call, Program, Refusal, Welcome};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
+use serde_json::Value;
 
 use crate::Context;
 use crate::connection::{CALL_LIMIT, CallError, Connection, program};
@@ -181,9 +182,13 @@ impl Askd {
 
     /// Returns whether a keeper lives: then a daemon that does not serve is just being started.
     pub(crate) fn has_keeper(&self) -> bool {
-        // Given back at once; a keeper that wants it at this moment is started again by who wants askd.
-        let lock = File::open(self.home.path(file::KEEPER_LOCK));
-        lock.is_ok_and(|lock| lock.try_lock_shared().is_err())
+        is_held(&self.home, file::KEEPER_LOCK)
+    }
+
+    /// Returns what a file of the home says in JSON; null if it says nothing.
+    pub(crate) fn written(&self, name: &str) -> Value {
+        let text = std::fs::read_to_string(self.home.path(name)).unwrap_or_default();
+        serde_json::from_str(&text).unwrap_or_default()
     }
 
     /// Connects, if a daemon answers within `limit`; starts none and waits for none.
@@ -299,6 +304,12 @@ impl Askd {
         stream.set_nonblocking(false).map_err(miss)?;
         Ok(stream)
     }
+}
+
+/// Returns whether somebody holds this lock of the home.
+pub(crate) fn is_held(home: &Home, lock: &str) -> bool {
+    // Given back at once; who wants it at this moment tries again, or is started again by who wants askd.
+    File::open(home.path(lock)).is_ok_and(|lock| lock.try_lock_shared().is_err())
 }
 
 #[cfg(target_os = "linux")]

@@ -52,16 +52,16 @@ impl Environment {
     /// `run_dir` is the home that `CCB_RUN_DIR` names, if it is this project's; `parent` is whether the process that
     /// `CCB_PARENT_PID` names is this project's.
     pub(crate) fn for_keeper(&self, run_dir: Option<OsString>, parent: bool) -> BTreeMap<OsString, OsString> {
-        let dropped: &[&str] = if parent {
-            &["CCB_CALLER", "CCB_REQ_ID", "CCB_RUN_DIR"]
-        } else {
-            &["CCB_CALLER", "CCB_MANAGED", "CCB_PARENT_PID", "CCB_REQ_ID", "CCB_RUN_DIR"]
+        let dropped = |name: &str| match name {
+            "CCB_CALLER" | "CCB_REQ_ID" | "CCB_RUN_DIR" => true,
+            "CCB_MANAGED" | "CCB_PARENT_PID" => !parent,
+            _ => false,
         };
         let wanted = |name: &str| {
             matches!(name, "HOME" | "PATH" | "USER" | "LOGNAME" | "SHELL" | "LANG" | "TMPDIR" | "TZ" | "TERM")
                 || name.starts_with("LC_")
                 || name.starts_with("XDG_")
-                || (name.starts_with("CCB_") && !dropped.contains(&name))
+                || (name.starts_with("CCB_") && !dropped(name))
         };
         let kept = self.0.iter().filter(|(name, _)| name.to_str().is_some_and(wanted));
         let mut kept: BTreeMap<OsString, OsString> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();

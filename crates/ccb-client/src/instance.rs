@@ -74,6 +74,14 @@ fn greeting(attached: &Attached) -> Option<String> {
     }
 }
 
+/// Returns what a line says of the daemon's owner, if it does.
+fn owned(reply: Reply) -> Option<Owned> {
+    match reply {
+        Reply::Notice { method, params } if method == "ownership" => serde_json::from_value(params).ok(),
+        Reply::Notice { .. } | Reply::Answer { .. } => None,
+    }
+}
+
 impl Watch {
     /// Listens until the end is wished for, and comes back to whatever askd takes the place of a lost one.
     fn run(&mut self, connection: Connection, end: &Interrupt) {
@@ -92,11 +100,7 @@ impl Watch {
 
     fn listen(&mut self, connection: &mut Connection, end: &Interrupt) -> Next {
         match connection.read(Patience { until: None, interrupt: Some(end) }) {
-            Ok(Ok(Reply::Notice { method, params })) if method == "ownership" => match serde_json::from_value(params) {
-                Ok(owned) => self.hear(owned),
-                Err(_) => Next::GoOn,
-            },
-            Ok(Ok(Reply::Notice { .. } | Reply::Answer { .. })) => Next::GoOn,
+            Ok(Ok(reply)) => owned(reply).map_or(Next::GoOn, |owned| self.hear(owned)),
             Ok(Err(_)) => {
                 self.leave(connection);
                 Next::End
@@ -108,11 +112,7 @@ impl Watch {
     /// Hears what has been said already, and detaches unless the daemon is ending anyway.
     fn leave(&mut self, connection: &mut Connection) {
         while let Ok(Ok(reply)) = connection.read(Patience::of(Duration::ZERO)) {
-            if let Reply::Notice { method, params } = reply
-                && method == "ownership"
-                && let Ok(owned) = serde_json::from_value(params)
-                && matches!(self.hear(owned), Next::End)
-            {
+            if owned(reply).is_some_and(|owned| matches!(self.hear(owned), Next::End)) {
                 return;
             }
         }

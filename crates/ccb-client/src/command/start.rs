@@ -61,8 +61,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     if shows {
         return attach::with_instance(context, &askd, || {
             let mounted = askd.call_within(&mount, MOUNT_LIMIT)?;
-            mounted.notes.iter().for_each(|text| note(text));
-            output::print(&told(&mounted))?;
+            tell(&mounted)?;
             if let Some(beside) = &mounted.beside {
                 output::print(&elsewhere(beside))?;
             }
@@ -74,8 +73,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
         output::print_json(&mounted)?;
         return Ok(exit::OK);
     }
-    mounted.notes.iter().for_each(|text| note(text));
-    output::print(&told(&mounted))?;
+    tell(&mounted)?;
     match (&mounted.attach, &mounted.beside) {
         (Some(_), _) => drop(output::print("`ccb attach` shows the agents")?),
         (None, Some(beside)) if is_here(&mount.host, beside) && !options.detach => {
@@ -88,6 +86,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
         (None, None) => {}
     }
     Ok(exit::OK)
+}
+
+/// Prints what was started, and what the user should know.
+fn tell(mounted: &Mounted) -> Result<(), CliError> {
+    mounted.notes.iter().for_each(|text| note(text));
+    output::print(&told(mounted)).map(drop)
 }
 
 /// Returns whether a pane is in the tmux server that we are in.

@@ -2,7 +2,6 @@
 
 use ccb_core::home::file;
 use ccb_core::wire::Status;
-use serde_json::Value;
 
 use crate::connect::Askd;
 use crate::error::CliError;
@@ -13,7 +12,8 @@ pub(super) fn run(context: &Context, json: bool) -> Result<u8, CliError> {
     // One that has crashed and stays down is told of, and not started just to show that it crashes again.
     if let Ok(None) = askd.find()
         && !askd.has_keeper()
-        && let Some(last) = crashed(&askd)
+        && let last = askd.written(file::LAST)
+        && last["status"] == "crashed"
     {
         if json {
             output::print_json(&last)?;
@@ -25,11 +25,4 @@ pub(super) fn run(context: &Context, json: bool) -> Result<u8, CliError> {
     }
     let health = askd.call(&Status {})?;
     output::show(json, &health, display::health)
-}
-
-/// Returns what the home says of the last daemon, if that crashed.
-fn crashed(askd: &Askd) -> Option<Value> {
-    let text = std::fs::read_to_string(askd.home.path(file::LAST)).ok()?;
-    let last: Value = serde_json::from_str(&text).ok()?;
-    (last["status"] == "crashed").then_some(last)
 }

@@ -28,7 +28,7 @@ pub(super) fn checked(askd: &Askd) -> Vec<Finding> {
             return vec![Finding::fault("daemon", format!("it does not tell its state: {error}"), "`ccb logs`")];
         }
     };
-    let mut findings = daemon(&health, &written(askd));
+    let mut findings = daemon(&health, &askd.written(file::STATE));
     findings.push(clock(&health, crate::clock::present()));
     match connection.call(&Ps {}) {
         Ok(overview) => {
@@ -40,15 +40,8 @@ pub(super) fn checked(askd: &Askd) -> Vec<Finding> {
     findings
 }
 
-/// What `askd.json` says; nothing but people and other programs reads it.
-fn written(askd: &Askd) -> serde_json::Value {
-    let text = std::fs::read_to_string(askd.home.path(file::STATE)).unwrap_or_default();
-    serde_json::from_str(&text).unwrap_or_default()
-}
-
 fn absent(askd: &Askd) -> Finding {
-    let text = std::fs::read_to_string(askd.home.path(file::LAST)).unwrap_or_default();
-    let last: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+    let last = askd.written(file::LAST);
     let status = last["status"].as_str().unwrap_or_default();
     let reason = last["exit_reason"].as_str().unwrap_or("no reason was written down");
     let again = "`ccb` or `ask` starts it; `ccb logs` shows its log";

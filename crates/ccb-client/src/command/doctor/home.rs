@@ -1,6 +1,6 @@
 //! The doctor's look at the project's home: whose it is, who may read it, what was left in it, the disk below it.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -8,6 +8,7 @@ use std::path::Path;
 use ccb_core::home::{Home, file};
 
 use super::Finding;
+use crate::connect::is_held;
 
 /// With less free space than this, in bytes, a few large answers may not find room.
 const LITTLE: u64 = 64 << 20;
@@ -99,22 +100,17 @@ fn leftovers(root: &Path) -> Vec<Finding> {
 
 /// Whether the locks are held is what decides who serves.
 fn locks(home: &Home) -> Vec<Finding> {
-    let held = |name: &str| {
-        let file = File::open(home.path(name)).ok()?;
-        // Given back at once; whoever wants it at this moment tries again.
-        Some(file.try_lock_shared().is_err())
-    };
-    match (held(file::KEEPER_LOCK), held(file::WORKER_LOCK)) {
-        (Some(true), Some(true)) => vec![Finding::ok("locks", "a keeper and a worker hold theirs")],
-        (_, Some(true)) => vec![
+    match (is_held(home, file::KEEPER_LOCK), is_held(home, file::WORKER_LOCK)) {
+        (true, true) => vec![Finding::ok("locks", "a keeper and a worker hold theirs")],
+        (false, true) => vec![
             Finding::note("locks", "a worker holds its lock, but no keeper: it would not be restarted")
                 .mend("any command that talks to askd gives it a keeper: `ccb ps`"),
         ],
-        (Some(true), _) => vec![
+        (true, false) => vec![
             Finding::note("locks", "a keeper holds its lock, but no worker: it is just being started, or cannot start")
                 .mend("`ccb logs` says why"),
         ],
-        _ => Vec::new(),
+        (false, false) => Vec::new(),
     }
 }
 
@@ -166,7 +162,7 @@ mod tests {
         write(file::LOG, "");
         fs::set_permissions(home.path(file::LOG), fs::Permissions::from_mode(0o644)).unwrap();
         assert!(said(&home).contains("Fault others may look into"), "{}", said(&home));
-        let held = File::create(home.path(file::WORKER_LOCK)).unwrap();
+        let held = fs::File::create(home.path(file::WORKER_LOCK)).unwrap();
         held.lock().unwrap();
         assert!(said(&home).contains("but no keeper"), "{}", said(&home));
     }
