@@ -216,18 +216,8 @@ impl Asked {
 
 /// Returns a moment (UTC) as ids begin: `YYYYMMDD-HHMMSS-mmm`.
 fn stamp(ms: i64) -> String {
-    let (days, rest) = (ms.div_euclid(86_400_000), ms.rem_euclid(86_400_000));
-    // Years begin in March here, so that the day that comes and goes is the last; 400 of them have 146,097 days.
-    let shifted = days + 719_468;
-    let (era, day) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
-    let of_year = day - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let date = of_year - (153 * month + 2) / 5 + 1;
-    let (month, next) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
-    let year = year + era * 400 + next;
-    let (hour, minute, second) = (rest / 3_600_000, rest / 60_000 % 60, rest / 1000 % 60);
-    format!("{year:04}{month:02}{date:02}-{hour:02}{minute:02}{second:02}-{:03}", rest % 1000)
+    let moment = jiff::Timestamp::from_millisecond(ms).unwrap_or_default();
+    moment.strftime("%Y%m%d-%H%M%S-%3f").to_string()
 }
 
 /// One connection whose line was read.
