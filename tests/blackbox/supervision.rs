@@ -132,7 +132,7 @@ fn a_start_that_cannot_succeed_is_told_at_once() {
 fn twenty_waiting_clients_go_on_waiting_across_an_orderly_stop() {
     let env = TestEnv::start(Setup::default());
     let state = env.state();
-    // One is worked on, so that none is just being handed over: that one could end as unknown.
+    // One is worked on for longer than the stop takes.
     let (first, slow) = env.ask_meanwhile("stub", "SLEEP 4: slowly");
     env.until_request(&first, "working");
     let going: Vec<_> =
