@@ -1,6 +1,6 @@
 # The front door. `make demo` shows ccb at work, `make test` proves it; a machine needs nothing but Rust's toolchain.
 
-.PHONY: help demo test check bench soak lab setup
+.PHONY: help demo test check bench soak lab lab-full setup
 .DEFAULT_GOAL := help
 
 AGENTS ?= stub
@@ -13,6 +13,7 @@ help:
 	@echo 'make check              form, lints, documentation, dependencies'
 	@echo 'make bench              the figures of docs/figures.md'
 	@echo 'make soak               ten minutes of kills, stops, disk errors and typing, with a ledger at the end'
+	@echo 'make lab-full           every agent CLI on every rung, through every end; writes the table of docs/agents.md'
 	@echo 'make lab                fetches the pinned agent CLIs (make test does, too)'
 	@echo 'make setup              installs what is missing: tmux, cargo-nextest'
 
@@ -33,6 +34,9 @@ soak:
 
 lab:
 	@scripts/lab.sh
+
+lab-full:
+	@scripts/lab-full.sh $(ARGS)
 
 setup:
 	@scripts/setup.sh nextest

@@ -95,3 +95,13 @@ lab_home() {
 native_claude() {
     find "$1/node_modules/@anthropic-ai" -path '*/claude-code-*/claude*' -type f -perm -u+x | sort | head -n 1
 }
+
+# native_opencode DIR: OpenCode's program itself, for the same reason.
+native_opencode() {
+    find "$1"/node_modules/opencode-* -path '*/bin/opencode' -type f -perm -u+x | sort | head -n 1
+}
+
+# native_droid DIR: Droid's program itself.
+native_droid() {
+    find "$1/node_modules/@factory" -path '*/cli-*/bin/droid' -type f -perm -u+x | sort | head -n 1
+}

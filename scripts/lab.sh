@@ -12,17 +12,32 @@ left_out() {
     exit 3
 }
 
+# says_version DIR PROGRAM: asks a program for its version, in a home of its own.
+says_version() {
+    mkdir -p "$1/home"
+    env HOME="$1/home" "$2" --version
+}
+
 install_lab() {
     [ ! -e "$LAB" ] || return 0
     local new="$LAB.new.$$" status=0
     rm -rf "$new"
-    mkdir -p "$new/home"
+    mkdir -p "$new"
     cp lab/package.json lab/package-lock.json lab/.npmrc "$new/"
-    (cd "$new" && npm ci --no-progress --cache "$new/cache") || status=$?
+    # Not `npm ci`: it refuses a lock file without the programs for other platforms, which not every registry has.
+    (cd "$new" && npm install --no-progress --cache "$new/cache") || status=$?
     rm -rf "$new/cache"
+    # The same program once more, of 177 MB, for processors of before 2013.
+    rm -rf "$new"/node_modules/opencode-*-baseline
+    # An older Codex, of 400 MB, of which this machine runs one part; and its name stands for the newer one alone.
+    find "$new/node_modules/codex-older/vendor" -mindepth 1 -maxdepth 1 ! -name "$(uname -m)-*-linux-*" -exec rm -rf {} +
+    ln -sfn ../@openai/codex/bin/codex.js "$new/node_modules/.bin/codex"
     # What cannot say its version is not installed: the npm package holds one program for each platform.
-    [ "$status" != 0 ] || env HOME="$new/home" "$new/node_modules/.bin/codex" --version || status=$?
-    [ "$status" != 0 ] || env HOME="$new/home" "$(native_claude "$new")" --version || status=$?
+    local program
+    for program in "$new/node_modules/.bin/codex" "$new/node_modules/.bin/gemini" \
+        "$(native_claude "$new")" "$(native_opencode "$new")" "$(native_droid "$new")"; do
+        [ "$status" != 0 ] || says_version "$new" "$program" || status=$?
+    done
     rm -rf "$new/home"
     [ "$status" != 0 ] || mv "$new" "$LAB"
     rm -rf "$new"

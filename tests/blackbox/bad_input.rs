@@ -91,6 +91,24 @@ fn what_is_not_installed_is_named_with_the_way_to_get_it() {
 }
 
 #[test]
+fn what_cannot_say_what_it_can_is_told_in_its_own_words_and_asked_again_when_it_is_mended() {
+    let env = TestEnv::new(Setup::default().with("PATH", "{world}/bin:/usr/local/bin:/usr/bin:/bin"));
+    // Always as long and of the same time: only what it says is another.
+    let says = |text: &str| {
+        env.install("opencode", &format!("#!/bin/sh\n{text:<100}\n"));
+        let file = std::fs::File::options().append(true).open(env.dir().join("bin/opencode")).unwrap();
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+    };
+    says("echo >&2; echo 'Error: half of me was not installed' >&2; exit 1");
+    let words = "`opencode --version` fails (exit status: 1): Error: half of me was not installed";
+    refused(&env.ccb(&["--detach", "opencode"]), words, "npm install -g opencode-ai");
+    refused(&env.ccb(&["--detach", "stub", "opencode"]), words, "or start the others alone: stub");
+    assert!(env.ccb(&["ps"]).ok().contains("not running"), "all are started, or none is");
+    says("echo 0.9.0");
+    refused(&env.ccb(&["--detach", "opencode"]), "OpenCode 0.9.0 is older than", "npm install -g opencode-ai");
+}
+
+#[test]
 fn a_configuration_that_cannot_be_used_is_named_with_its_line() {
     let env = TestEnv::new(Setup::of(Vec::new()));
     let table = [

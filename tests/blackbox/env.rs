@@ -224,6 +224,22 @@ impl TestEnv {
         std::fs::write(self.project().join(".ccb/ccb.config"), text).expect("a configuration");
     }
 
+    /// Adds to the project's configuration, which is trusted again.
+    pub(crate) fn configure_also(&self, text: &str) {
+        let known = std::fs::read_to_string(self.project().join(".ccb/ccb.config")).unwrap_or_default();
+        self.configure(&format!("{known}\n{text}"));
+        let _trusted = self.ccb(&["trust", "--yes"]).ok();
+    }
+
+    /// Makes a program of this world's own, in `{world}/bin`.
+    pub(crate) fn install(&self, name: &str, script: &str) {
+        let bin = self.dir().join("bin");
+        std::fs::create_dir_all(&bin).expect("a directory");
+        std::fs::write(bin.join(name), script).expect("a program");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(bin.join(name), mode).expect("a mode");
+    }
+
     /// Returns an agent's table in the configuration.
     fn table(&self, stub: &Stub) -> String {
         let stub_agent = built("stub-agent");
@@ -653,10 +669,22 @@ impl Drop for TestEnv {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut text = format!("--- log\n{}--- processes\n{:#?}\n", self.log(), self.processes());
-            for stub in &self.setup.agents {
-                for event in self.events(stub.name).iter().rev().take(20).rev() {
-                    let _ = writeln!(text, "{}: {event}", stub.name);
-                }
+            let files = std::fs::read_dir(self.dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+            for file in files.filter(|file| file.extension().is_some_and(|end| end == "events")) {
+                let events = std::fs::read_to_string(&file).unwrap_or_default();
+                let last: Vec<&str> = events.lines().rev().take(20).collect();
+                let _ =
+                    writeln!(text, "--- {}\n{}", file.display(), last.into_iter().rev().collect::<Vec<_>>().join("\n"));
+            }
+            let overview = self.ccb(&["ps", "--json"]).out;
+            let _ = writeln!(text, "--- ps\n{overview}");
+            let overview: Value = serde_json::from_str(&overview).unwrap_or_default();
+            let status: Value = serde_json::from_str(&self.ccb(&["status", "--json"]).out).unwrap_or_default();
+            let socket = status["attach"]["socket"].as_str().unwrap_or_default();
+            for agent in overview["agents"].as_array().into_iter().flatten() {
+                let pane = agent["pane"].as_str().unwrap_or_default();
+                let screen = self.run("tmux", &["-S", socket, "capture-pane", "-p", "-t", pane], "").out;
+                let _ = writeln!(text, "--- {}\n{}", agent["name"], screen.trim_end());
             }
             let _ = std::io::stderr().write_all(text.as_bytes());
         }

@@ -228,6 +228,17 @@ fn a_wait_that_is_given_up_leaves_the_request_running_and_its_answer_undelivered
 }
 
 #[test]
+fn one_call_asks_one_agent_and_says_how_to_ask_several() {
+    let env = TestEnv::start(Setup::default());
+    let mut mcp = Mcp::start(&env);
+    for agent in ["all", "stub,other"] {
+        let (text, is_error) = mcp.said("ask", &json!({"agent": agent, "message": "ECHO: never"}));
+        assert!(is_error && text.contains("`agent` names one agent") && text.contains("once for each"), "{text}");
+    }
+    assert_eq!(env.status()["accepted"], 0);
+}
+
+#[test]
 fn a_request_is_cancelled_and_the_waiting_ask_is_told() {
     let env = TestEnv::start(Setup::default());
     let mut mcp = Mcp::start(&env);

@@ -75,6 +75,30 @@ fn an_empty_answer_brings_a_notice_that_says_so() {
     assert!(notice.contains(&want), "{notice}");
 }
 
+#[test]
+fn an_answer_that_comes_late_is_announced_to_the_agent_that_asked_and_shown_to_a_human() {
+    let env = TestEnv::start(Setup::of(two()));
+    let said = env.ask("asker", "RUN: ask helper -t 0.7 'SLEEP 2: better late'").ok();
+    let id = said.split_once("(task: ").and_then(|(_, rest)| rest.split_once(')')).unwrap().0.to_owned();
+    let told = |words: &str| env.questions("asker").iter().filter(|text| text.contains(words)).count();
+    until("its deadline is told", || (told("Status: Incomplete") == 1).then_some(()));
+    until("its answer is announced", || (told("Result: better late") == 1).then_some(()));
+    until("nothing is left to do", || env.requests().is_empty().then_some(()));
+    assert_eq!((notices(&env), told(&format!("Task: {id}"))), (2, 2), "{:#?}", env.questions("asker"));
+    let explanation = env.explain(&id);
+    assert_eq!(outcome(&explanation["request"], "incomplete"), "deadline");
+    assert!(evidence(&explanation).iter().any(|fact| fact.contains("the answer came late")), "{explanation:#}");
+    let shown = env.ccb(&["explain", &id]).ok();
+    for words in ["incomplete: the deadline passed", "late answer", "the answer came late", &format!("{id}-r2")] {
+        assert!(shown.contains(words), "`{words}`: {shown}");
+    }
+    let pend = env.ccb(&["pend", &id]);
+    assert_eq!((pend.code, pend.out.as_str()), (Some(0), "better late\n"), "{pend:?}");
+    assert!(pend.err.contains("note: this answer came late: the deadline passed"), "{pend:?}");
+    goes_on(&env, "asker");
+    assert_eq!((notices(&env), env.received("helper", &id)), (2, 1));
+}
+
 /// An asking client that waits and writes into a pipe which nobody empties.
 struct Clogged {
     env: TestEnv,

@@ -144,6 +144,28 @@ fn a_daemon_whose_files_are_deleted_serves_again() {
 }
 
 #[test]
+fn a_worker_that_loses_its_keeper_and_its_socket_at_once_is_replaced() {
+    for first in ["askd.sock", "keeper.lock"] {
+        let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
+        let (id, going) = env.ask_meanwhile("stub", "SLEEP 4: through it all");
+        env.until_request(&id, "working");
+        let (worker, keeper) = env.askd();
+        // In this order the keeper finds its lock gone before it can see that nobody can come in.
+        let second = if first == "askd.sock" { "keeper.lock" } else { "askd.sock" };
+        for file in [first, second] {
+            std::fs::remove_file(env.state().join(file)).unwrap();
+        }
+        if first == "keeper.lock" {
+            env.kill(keeper);
+        }
+        assert_eq!(going.end().json()["settlement"]["reply"], "through it all", "{first}");
+        assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n", "{first}");
+        assert_eq!(env.received("stub", &id), 1);
+        assert_ne!(env.askd().0, worker, "{first}");
+    }
+}
+
+#[test]
 fn a_worker_that_wakes_when_it_is_given_up_is_replaced() {
     let env = TestEnv::start(Setup::default().with("CCB_WATCHDOG_INTERVAL_S", "1"));
     let (worker, keeper) = env.askd();

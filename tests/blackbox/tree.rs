@@ -72,7 +72,8 @@ fn of_all_that_are_asked_those_that_were_not_are_named() {
     let env = TestEnv::start(three().with("CCB_MAX_OPEN", "1"));
     let said = env.ask("alice", "RUN: ask all 'SLEEP 1: for all'").ok();
     assert!(said.contains("[CCB_ASYNC_SUBMITTED provider=bob]") && said.contains("MANDATORY"), "{said}");
-    assert!(said.contains("error: not asked: carol: you have 1 open request, and an agent may have 1"), "{said}");
+    let refused = ["error: carol (", "): you have 1 open request, and an agent may have 1"];
+    assert!(refused.iter().all(|words| said.contains(words)), "{said}");
     comes_to_rest(&env, &["alice", "bob", "carol"]);
 }
 

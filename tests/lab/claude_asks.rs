@@ -139,7 +139,10 @@ fn requests_follow_a_human_who_clears_claudes_conversation() {
         lab.transcript().iter().filter_map(|line| line["sessionId"].as_str().map(str::to_owned)).collect();
     assert_eq!(sessions.len(), 2, "{sessions:?}");
     // The new one is what goes on after a death.
-    lab.kill(lab.claude_process());
+    let old = lab.claude_process();
+    lab.kill(old);
+    until("its death is known", || (lab.claude_process() != old).then_some(()));
+    lab.until_idle();
     answers(&lab, "ECHO: again", "again");
     let _shown = lab.until_shown("ECHO: after");
     assert!(!lab.screen().contains("ECHO: before"), "{}", lab.screen());

@@ -192,3 +192,32 @@ fn requests_that_wait_for_claude_while_everything_of_ours_dies_are_all_answered(
         assert_eq!(lab.consumed(id), 1);
     }
 }
+
+#[test]
+fn what_claude_took_before_a_clear_that_askd_did_not_see_is_found_there() {
+    let Some(lab) = lab(Setup::claude()) else { return };
+    lab.start();
+    let id = lab.submit("SLEEP 2: before the clear");
+    let _working = lab.until_request(&id, "working");
+    let status = lab.status();
+    let askd = [pid(&status["keeper"]), pid(&status["pid"])];
+    let socket = status["attach"]["socket"].as_str().unwrap().to_owned();
+    let tmux = |args: &[&str]| lab.run("tmux", &[&["-S", &socket], args].concat(), "").ok();
+    let shows = |text: &str| tmux(&["capture-pane", "-p", "-t", "ccb:"]).contains(text);
+    for pid in askd {
+        let _stopped = lab.run("kill", &["-STOP", &pid.to_string()], "").ok();
+    }
+    until("Claude has answered", || {
+        lab.transcript().iter().any(|line| line["subtype"] == "turn_duration").then_some(())
+    });
+    let _typed = tmux(&["send-keys", "-t", "ccb:", "-l", "/clear"]);
+    until("it stands in the composer", || shows("❯\u{a0}/clear").then_some(()));
+    let _sent = tmux(&["send-keys", "-t", "ccb:", "Enter"]);
+    until("the conversation is another one", || (!shows("before the clear")).then_some(()));
+    for pid in askd {
+        lab.kill(pid);
+    }
+    let request = lab.settled(&id);
+    completed(&request, "before the clear");
+    assert_eq!(lab.model_saw(&id), 1);
+}

@@ -248,3 +248,16 @@ fn a_late_answer_of_claude_is_attached() {
     assert_eq!(lab.ask("ECHO: next").ok(), "next\n");
     assert_eq!(lab.consumed(id), 1);
 }
+
+#[test]
+fn a_limit_that_is_used_up_is_told_with_its_end_by_claude() {
+    // Only to a subscriber does Claude tell it.
+    let environment = vec![("ANTHROPIC_AUTH_TOKEN", ""), ("CLAUDE_CODE_OAUTH_TOKEN", "sk-ant-oat01-fake")];
+    let Some(lab) = lab(Setup { environment, ..Setup::claude() }) else { return };
+    lab.start();
+    lab.tells_the_limit(|| {
+        let why = lab.until_state("waiting for you");
+        assert!(why.contains("quota used up") && why.contains("2100"), "{why}");
+        lab.confirms("Stop and wait for limit to reset");
+    });
+}

@@ -5,6 +5,9 @@
 //! found, and nothing else is ever ended.
 
 pub(crate) mod claude;
+pub(crate) mod droid;
+pub(crate) mod gemini;
+pub(crate) mod opencode;
 
 use std::ffi::OsStr;
 use std::io::Write as _;
@@ -17,14 +20,24 @@ use fake_model::log::Log;
 use fake_model::server::Server;
 use serde_json::Value;
 
-/// The directory of the pinned CLIs, as `npm ci` has filled it.
+/// The directory of the pinned CLIs, as `scripts/lab.sh` has filled it.
 const VARIABLE: &str = "CCB_LAB";
 
-/// Where the native Codex is in it: the launcher of Node would only cost memory.
-const CODEX: &str = "node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin";
+/// Where the agents' programs are in it: natively, as a launcher of Node would only cost memory.
+const PROGRAMS: [(&str, &str); 5] = [
+    ("codex", "node_modules/@openai/codex-linux-x64/vendor/x86_64-unknown-linux-musl/bin"),
+    ("claude", claude::PROGRAM),
+    ("gemini", gemini::PROGRAM),
+    ("opencode", opencode::PROGRAM),
+    ("droid", droid::PROGRAM),
+];
 
-/// How long a thing may take that takes a moment.
-pub(crate) const SOON: Duration = Duration::from_secs(60);
+/// How the line begins by which ccb marks a prompt.
+const ANCHOR: &str = "CCB_REQ_ID: ";
+
+/// How long a thing may take that takes a moment: OpenCode's first turn takes ten seconds, and minutes on a machine with
+/// other work.
+pub(crate) const SOON: Duration = Duration::from_secs(150);
 
 /// How often a condition is looked at.
 const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
@@ -32,10 +45,10 @@ const LOOK: rustix::event::Timespec = rustix::event::Timespec { tv_sec: 0, tv_ns
 /// What is particular about a world.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
-    /// Who is asked in it: `codex` or `claude`.
+    /// Who is asked in it: `codex`, `claude`, `gemini`, `opencode` or `droid`.
     pub(crate) agent: &'static str,
-    /// Whether Codex is there beside Claude.
-    pub(crate) both: bool,
+    /// Who else is there.
+    pub(crate) also: &'static [&'static str],
     /// The name of the user's home.
     pub(crate) home: &'static str,
     /// The name of the project's directory.
@@ -44,21 +57,24 @@ pub(crate) struct Setup {
     pub(crate) provider: bool,
     /// What else stands in Codex's `config.toml`: lines before its tables, and tables.
     pub(crate) config: (&'static str, &'static str),
-    /// Claude's `settings.json`, in which `{world}` is the world's directory; none if empty.
+    /// Claude's `settings.json`, or what the user has set besides for Gemini, OpenCode or Droid, where they are
+    /// asked: an object of JSON in which `{world}` is the world's directory; none if empty.
     pub(crate) settings: &'static str,
-    /// Whether the user has told Claude to trust the project.
+    /// Whether the user has told Claude and Gemini to trust the project.
     pub(crate) trusted: bool,
     /// Additional variables of every command.
     pub(crate) environment: Vec<(&'static str, &'static str)>,
     /// A directory that comes before all others on the PATH.
     pub(crate) first_on_path: Option<PathBuf>,
+    /// The lab's package of an older version whose program goes by the asked agent's name.
+    pub(crate) older: Option<&'static str>,
 }
 
 impl Default for Setup {
     fn default() -> Self {
         Self {
             agent: "codex",
-            both: false,
+            also: &[],
             home: "home",
             project: "work",
             provider: true,
@@ -67,6 +83,7 @@ impl Default for Setup {
             trusted: true,
             environment: Vec::new(),
             first_on_path: None,
+            older: None,
         }
     }
 }
@@ -77,9 +94,29 @@ impl Setup {
         Self { agent: "claude", ..Self::default() }
     }
 
-    /// A world with both.
+    /// A world in which Claude is asked, and Codex is there too.
     pub(crate) fn both() -> Self {
-        Self { both: true, ..Self::claude() }
+        Self { also: &["codex"], ..Self::claude() }
+    }
+
+    /// A world in which Gemini is asked.
+    pub(crate) fn gemini() -> Self {
+        Self { agent: "gemini", ..Self::default() }
+    }
+
+    /// A world in which OpenCode is asked.
+    pub(crate) fn opencode() -> Self {
+        Self { agent: "opencode", ..Self::default() }
+    }
+
+    /// A world in which Droid is asked.
+    pub(crate) fn droid() -> Self {
+        Self { agent: "droid", ..Self::default() }
+    }
+
+    /// Returns whether this agent is in the world.
+    fn has(&self, agent: &str) -> bool {
+        self.agent == agent || self.also.contains(&agent)
     }
 }
 
@@ -150,15 +187,14 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
 
 /// Returns a world, or says that the lab is left out.
 pub(crate) fn lab(setup: Setup) -> Option<Lab> {
-    let wanted: Vec<(&str, &str)> = [("codex", CODEX), ("claude", claude::PROGRAM)]
-        .into_iter()
-        .filter(|(name, _)| setup.both || setup.agent == *name)
-        .collect();
     let cli = |(name, within): &(&str, &str)| {
         let dir = PathBuf::from(std::env::var_os(VARIABLE)?).join(within);
         dir.join(name).is_file().then_some(dir)
     };
-    let Some(programs) = wanted.iter().map(cli).collect::<Option<Vec<PathBuf>>>() else {
+    let wanted = PROGRAMS.iter().filter(|(name, _)| setup.has(name));
+    let found = wanted.map(cli).collect::<Option<Vec<PathBuf>>>();
+    let older = setup.older.map_or(Some(None), |package| older(package).map(Some));
+    let Some((programs, older)) = found.zip(older) else {
         let text = format!("LEFT OUT: the lab; {VARIABLE} names no directory with the pinned {}\n", setup.agent);
         std::io::stderr().write_all(text.as_bytes()).expect("a test's standard error can be written");
         return None;
@@ -169,17 +205,29 @@ pub(crate) fn lab(setup: Setup) -> Option<Lab> {
     let model = Server::start(0, log).expect("the model listens on loopback");
     // Nobody asks this agent for an end mark, so one in a prompt is text like any other.
     model.forget_done();
+    let mut programs: Vec<PathBuf> = programs.iter().map(|within| gemini::alone(dir.path(), within)).collect();
+    if let Some(program) = older {
+        let within = dir.path().join("older");
+        std::fs::create_dir(&within).expect("a directory");
+        std::os::unix::fs::symlink(program, within.join(setup.agent)).expect("a link");
+        programs.insert(0, within);
+    }
     let lab = Lab { dir, setup, programs, model };
     std::fs::create_dir_all(lab.project().join(".ccb")).expect("a project");
-    if lab.setup.both || !lab.is_claude() {
-        let config = config(&lab.setup, lab.model.port());
-        std::fs::create_dir_all(lab.codex_home()).expect("a home");
-        std::fs::write(lab.codex_home().join("config.toml"), config).expect("Codex's configuration");
-    }
-    if lab.is_claude() {
-        lab.furnish_claude();
-    }
+    lab.furnish();
     Some(lab)
+}
+
+/// Finds the program of a package of the lab that holds an older version.
+pub(crate) fn older(package: &str) -> Option<PathBuf> {
+    let below = PathBuf::from(std::env::var_os(VARIABLE)?).join("node_modules").join(package);
+    let arch = std::env::consts::ARCH;
+    let places = [
+        below.join(format!("vendor/{arch}-unknown-linux-musl/codex/codex")),
+        below.join("node_modules/@anthropic-ai/claude-code-linux-x64/claude"),
+        below.join("node_modules/@anthropic-ai/claude-code-linux-arm64/claude"),
+    ];
+    places.into_iter().find(|place| place.is_file())
 }
 
 /// Takes this thread, and all that it starts, out of the machine's network.
@@ -210,7 +258,90 @@ fn config(setup: &Setup, port: u16) -> String {
     format!("model = \"gpt-5.1-codex\"\n{chosen}check_for_update_on_startup = false\n{keys}\n{provider}\n{tables}")
 }
 
+/// Returns a configuration with what else the user has set.
+fn merged(mut base: Value, more: Value) -> Value {
+    match (&mut base, more) {
+        (Value::Object(known), Value::Object(more)) => {
+            for (key, value) in more {
+                let before = known.remove(&key).unwrap_or_default();
+                known.insert(key, merged(before, value));
+            }
+            base
+        }
+        (_, more) => more,
+    }
+}
+
+/// Returns the request's id that marks a prompt.
+fn anchor(text: &str) -> Option<String> {
+    let after = text.split_once(ANCHOR)?.1;
+    Some(after.lines().next()?.trim().to_owned())
+}
+
+/// Returns all lines of JSON in these files.
+fn json_lines(files: impl IntoIterator<Item = PathBuf>) -> Vec<Value> {
+    let texts: Vec<String> = files.into_iter().filter_map(|file| std::fs::read_to_string(file).ok()).collect();
+    texts.iter().flat_map(|text| text.lines()).filter_map(|line| serde_json::from_str(line).ok()).collect()
+}
+
 impl Lab {
+    /// Writes down what the user of this world has configured.
+    fn furnish(&self) {
+        let has = |agent: &str| self.setup.has(agent);
+        if has("codex") {
+            let config = config(&self.setup, self.model.port());
+            self.write(&self.codex_home().join("config.toml"), &config);
+        }
+        if has("claude") {
+            self.furnish_claude();
+        }
+        if has("gemini") {
+            self.furnish_gemini();
+        }
+        if has("opencode") {
+            self.furnish_opencode();
+        }
+        if has("droid") {
+            self.furnish_droid();
+        }
+    }
+
+    /// Writes a file of the user.
+    fn write(&self, path: &Path, text: &str) {
+        assert!(path.starts_with(self.dir()), "{} is not in this world", path.display());
+        std::fs::create_dir_all(path.parent().expect("a file has a directory")).expect("a directory");
+        std::fs::write(path, text).expect("a file takes text");
+    }
+
+    /// Returns an agent's configuration with what else the user has set for it, if it is the one that is asked.
+    fn configured(&self, agent: &str, base: Value) -> String {
+        let own = self.setup.agent == agent && !self.setup.settings.is_empty();
+        let more = own.then(|| serde_json::from_str(&self.placed(self.setup.settings)).expect("settings are JSON"));
+        match more {
+            Some(more) => merged(base, more).to_string(),
+            None => base.to_string(),
+        }
+    }
+
+    /// Returns the variables that lead the agents to the fake model, and to nobody else.
+    fn environment(&self) -> Vec<(&'static str, String)> {
+        let of = |agent: &str, variables: fn(&Self) -> Vec<(&'static str, String)>| {
+            if self.setup.has(agent) { variables(self) } else { Vec::new() }
+        };
+        [
+            of("claude", Self::claude_environment),
+            of("gemini", Self::gemini_environment),
+            of("opencode", Self::opencode_environment),
+            of("droid", Self::droid_environment),
+        ]
+        .concat()
+    }
+
+    /// Returns the fake model's address.
+    fn model_address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.model.port())
+    }
+
     /// Returns the world's directory.
     pub(crate) fn dir(&self) -> &Path {
         self.dir.path()
@@ -248,7 +379,7 @@ impl Lab {
             .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", dirs.join(":")))
             .env("HOME", self.home())
             .envs([("TERM", "xterm-256color"), ("LANG", "C.UTF-8"), ("SHELL", "/bin/bash"), ("FAKE_KEY", "sk-fake-0")])
-            .envs(if self.is_claude() { self.claude_environment() } else { Vec::new() })
+            .envs(self.environment())
             .envs(self.setup.environment.iter().map(|(name, value)| (*name, self.placed(value))))
             .current_dir(self.project());
         command
@@ -290,6 +421,18 @@ impl Lab {
     /// Asks the agent and returns the request as it ended.
     pub(crate) fn ask_json(&self, message: &str) -> Value {
         self.run("ask", &[self.setup.agent, "-t", "120", "--json"], message).json()
+    }
+
+    /// Has the provider refuse a request until a day of the year 2100, and sees that everybody is told, until the
+    /// human has done what the agent wants then, and it goes on.
+    pub(crate) fn tells_the_limit(&self, human: impl FnOnce()) {
+        let told = self.run("ask", &[self.setup.agent, "-t", "120"], "ERR 429: used up until 4115000000");
+        told.says(1, &["quota used up", "2100"]);
+        let shown = self.ccb(&["ps"]).ok();
+        assert!(shown.contains("last error: quota used up") && shown.contains("2100"), "{shown}");
+        human();
+        assert_eq!(self.ask("ECHO: it goes on").ok(), "it goes on\n");
+        assert!(!self.ccb(&["ps"]).ok().contains("quota"), "it is over");
     }
 
     /// Begins to ask the agent; the request is known to askd when this returns.
@@ -352,6 +495,26 @@ impl Lab {
             let explanation = self.explain(id);
             (explanation["request"]["state"] == state).then_some(explanation)
         })
+    }
+
+    /// Has the agent driven on this rung and no other.
+    pub(crate) fn forces(&self, rung: &str) {
+        let agent = self.setup.agent;
+        let config = format!("[agents.{agent}]\nprovider = \"{agent}\"\nrung = \"{rung}\"\n");
+        std::fs::write(self.project().join(".ccb/ccb.config"), config).expect("a configuration");
+    }
+
+    /// Says how long after the model's last word a request was settled; it is not to take many seconds.
+    pub(crate) fn noticed(&self, answer: &Value) {
+        let last = self.model_requests().last().expect("a request")["seq"].clone();
+        let log = std::fs::read_to_string(self.dir().join("model.jsonl")).expect("the model's log");
+        let mut events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let ended = events.find(|event| event["ev"] == "end" && event["seq"] == last).expect("it has answered");
+        let ended = Duration::from_secs_f64(ended["t"].as_f64().expect("a time")).as_millis();
+        let after = u128::from(answer["settlement"]["at"].as_u64().expect("a time")).saturating_sub(ended);
+        let text = format!("{}: noticed {after} ms after its end\n", self.setup.agent);
+        std::io::stderr().write_all(text.as_bytes()).expect("a test's standard error can be written");
+        assert!(after < 10_000, "{after} ms: nobody has looked");
     }
 
     /// Waits until a request is over and returns it.
@@ -417,9 +580,16 @@ impl Lab {
 
     /// Returns the user messages in the agent's own records: the id of the request, and the text.
     pub(crate) fn user_messages(&self) -> Vec<(Option<String>, String)> {
-        if self.is_claude() {
-            return self.prompts();
+        match self.setup.agent {
+            "claude" => self.prompts(),
+            "gemini" => self.gemini_prompts(),
+            "opencode" => self.opencode_prompts(),
+            "droid" => self.droid_prompts(),
+            _ => self.codex_prompts(),
         }
+    }
+
+    fn codex_prompts(&self) -> Vec<(Option<String>, String)> {
         let mut messages = Vec::new();
         for file in files_below(&self.codex_home().join("sessions")) {
             let text = std::fs::read_to_string(&file).unwrap_or_default();

@@ -104,14 +104,14 @@ fn a_home_and_a_project_with_blanks_quotes_and_commands_in_their_names_work_and_
 }
 
 #[test]
-fn a_codex_that_cannot_be_joined_is_refused_in_one_clear_message() {
+fn a_codex_that_cannot_be_driven_is_refused_in_one_clear_message() {
     let dir = tempfile::tempdir().unwrap();
     write_program(&dir.path().join("codex"), "#!/bin/sh\necho 'usage: codex [prompt]'\n");
     let first_on_path = Some(dir.path().to_owned());
     let Some(lab) = lab(Setup { first_on_path, ..Setup::default() }) else { return };
     let run = lab.ccb(&["--detach", "codex"]);
     assert!(run.out.is_empty() && run.err.lines().count() <= 2, "{run:?}");
-    run.says(1, &["cannot be joined", "0.169", "hint: "]);
+    run.says(1, &["not joined: ", "0.169", "not watched: it cannot resume a session", "hint: "]);
     assert!(!lab.processes().iter().any(|(_, line)| line.contains("app-server")));
 }
 
@@ -132,10 +132,10 @@ fn claudes_hooks_reach_askd_from_any_home_and_project() {
     let (home, project) = ("it's a \"home\" $(touch X)", "my \"wörk\" `touch X` & back\\slash");
     let Some(lab) = lab(Setup { home, project, ..Setup::claude() }) else { return };
     lab.start();
-    // Its reason tells that a hook was heard.
-    assert_eq!(lab.ask("ECHO: hello").ok(), "hello\n");
-    let agent = lab.agent();
-    assert_eq!((&agent["rung"], &agent["rung_why"]), (&"hooked".into(), &"the best one for Claude".into()));
+    let answer = lab.ask_json("ECHO: hello");
+    assert_eq!(answer["settlement"]["reply"], "hello", "{answer}");
+    assert_eq!(answer["settlement"]["ended_by"], "hook", "a hook was heard: {answer}");
+    assert_eq!(lab.agent()["rung"], "hooked", "{}", lab.agent());
     assert!(lab.ask("MCP: ccb agents {}").ok().contains("claude (you)"));
     let touched = files_below(lab.dir()).into_iter().find(|file| file.file_name().is_some_and(|name| name == "X"));
     assert_eq!(touched, None);

@@ -12,11 +12,14 @@ mod logs;
 mod mcp;
 pub(crate) mod pend;
 mod ps;
+mod restart;
+mod retry;
 mod run;
 mod start;
 mod status;
 mod trust;
 mod version;
+mod view;
 
 use std::ffi::OsString;
 
@@ -58,6 +61,11 @@ enum Verb {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         rest: Vec<OsString>,
     },
+    /// Ask again what a request that is over has asked
+    Retry {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<OsString>,
+    },
     /// Show the agents and the requests that are not over
     Ps(Json),
     /// Show the daemon's health
@@ -66,6 +74,8 @@ enum Verb {
     Explain(OfRequest),
     /// Cancel a request
     Cancel(OfRequest),
+    /// End an agent's program in its pane and start it again, in its conversation
+    Restart(restart::Options),
     /// Go to the terminal session that shows the agents
     Attach,
     /// End the agents, their panes and the daemon
@@ -83,6 +93,9 @@ enum Verb {
     /// Run an agent in this pane
     #[command(hide = true)]
     Run(run::Options),
+    /// Show an agent that has no interface of its own; started by the pane's runner
+    #[command(hide = true)]
+    View(view::Options),
 }
 
 #[derive(Debug, clap::Args)]
@@ -107,6 +120,7 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
     match args.first().and_then(|word| word.to_str()) {
         Some("ask") => return ask::run(context, args.into_iter().skip(1).collect()),
         Some("pend") => return pend::run(context, args.into_iter().skip(1).collect()),
+        Some("retry") => return retry::run(context, args.into_iter().skip(1).collect()),
         Some("guard") => return guard::run(&args[1..]),
         Some("hook") => return Ok(hook::run(context, &args[1..])),
         _ => {}
@@ -122,10 +136,12 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
         None => start::run(context, &line.start),
         Some(Verb::Ask { rest }) => ask::run(context, rest),
         Some(Verb::Pend { rest }) => pend::run(context, rest),
+        Some(Verb::Retry { rest }) => retry::run(context, rest),
         Some(Verb::Ps(options)) => ps::run(context, options.json),
         Some(Verb::Status(options)) => status::run(context, options.json),
         Some(Verb::Explain(options)) => explain::run(context, &options.id, options.json),
         Some(Verb::Cancel(options)) => cancel::run(context, &options.id, options.json),
+        Some(Verb::Restart(options)) => restart::run(context, &options),
         Some(Verb::Attach) => attach::run(context),
         Some(Verb::Kill(options)) => kill::run(context, &options),
         Some(Verb::Logs(options)) => logs::run(context, &options),
@@ -134,6 +150,7 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
         Some(Verb::Mcp(options)) => mcp::run(context, &options),
         Some(Verb::Version(options)) => version::run(options.json),
         Some(Verb::Run(options)) => run::run(context, &options),
+        Some(Verb::View(options)) => view::run(context, options),
     }
 }
 

@@ -123,6 +123,7 @@ impl Askd {
         let mut pace = Pace::new(Duration::from_millis(2), Duration::from_millis(100));
         let mut start_from = Instant::now();
         let mut replaced = false;
+        let mut ended_before = None;
         loop {
             let (why, start) = match self.attempt(patience) {
                 Ok((connection, welcome)) => {
@@ -146,6 +147,15 @@ impl Askd {
                 return Err(ConnectError::NoAnswer(why));
             }
             if start && start_from <= Instant::now() {
+                // Whoever waits beside us has the same answer from one keeper: each would only crash it again.
+                let ended = self.written(file::LAST);
+                let before = ended_before.get_or_insert_with(|| ended.clone());
+                if ended != *before
+                    && !self.has_keeper()
+                    && let Some(why) = ended["breaker"].as_str()
+                {
+                    return Err(ConnectError::Keeper(why.to_owned()));
+                }
                 let report = self.start_keeper(patience)?;
                 start_from = Instant::now() + KEEPER_PAUSE;
                 match report {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use ccb_core::id::RequestId;
 use ccb_core::ownership;
 use ccb_core::provider::Provider;
 use ccb_core::request::Kind;
@@ -197,6 +198,13 @@ fn request_head(request: &RequestView, now: Time, zone: &TimeZone) -> String {
     let mut text = format!("{} from {} for {}: {}\n", request.id, request.asker, request.agent, state(request));
     if let (Some(parent), Kind::Ask) = (&request.parent, &request.kind) {
         let _ = writeln!(text, "  asked while working on {parent}");
+    }
+    if let Some(of) = &request.retry_of {
+        let _ = writeln!(text, "  asks {of} again");
+    }
+    if !request.retries.is_empty() {
+        let ids: Vec<&str> = request.retries.iter().map(RequestId::as_str).collect();
+        let _ = writeln!(text, "  asked again as {}", ids.join(", "));
     }
     let message = match &request.kind {
         Kind::Ask => line(&request.summary, 100),

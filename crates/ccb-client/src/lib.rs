@@ -16,6 +16,7 @@ mod output;
 mod pane;
 mod program;
 mod project;
+mod view;
 mod wake;
 
 use std::ffi::{OsStr, OsString};

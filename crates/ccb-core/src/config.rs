@@ -41,6 +41,8 @@ pub struct AgentConfig {
     pub transcript: Option<String>,
     /// What the program's screen looks like; none: it is pasted into blindly.
     pub screen: Option<Look>,
+    /// How long (ms) it must say nothing for an answer without an end to be over; 0: for ever; none: by the settings.
+    pub idle_timeout: Option<u64>,
 }
 
 /// How the end of an answer is known on the watched rung.
@@ -89,6 +91,7 @@ struct Table {
     completion: Completion,
     transcript: Option<String>,
     screen: Option<Look>,
+    idle_timeout: Option<f64>,
 }
 
 impl AgentConfig {
@@ -104,6 +107,7 @@ impl AgentConfig {
             completion: Completion::default(),
             transcript: None,
             screen: None,
+            idle_timeout: None,
         }
     }
 
@@ -188,6 +192,7 @@ fn agent(name: &str, table: Table) -> Result<AgentConfig, String> {
         completion: table.completion,
         transcript: table.transcript,
         screen: table.screen,
+        idle_timeout: table.idle_timeout.filter(|seconds| seconds.is_finite()).map(crate::settings::millis),
     })
 }
 
@@ -208,6 +213,18 @@ mod tests {
         assert_eq!(names, ["codex", "reviewer", "stub"]);
         assert!(config.agents[2].needs_trust() && !config.agents[0].needs_trust());
         assert_eq!(config.agents[2].completion, Completion::Marker);
+    }
+
+    #[test]
+    fn an_idle_timeout_is_a_number_of_seconds() {
+        let read = |value: &str| {
+            let text = format!("[agents.x]\nprovider = \"codex\"\nidle_timeout = {value}\n");
+            parse("ccb.config", &text).map(|config| config.agents[0].idle_timeout)
+        };
+        for (value, ms) in [("3", Some(3000)), ("0.5", Some(500)), ("0", Some(0)), ("-1", Some(0)), ("nan", None)] {
+            assert_eq!(read(value), Ok(ms), "{value}");
+        }
+        assert_eq!(read("\"soon\"").unwrap_err().line, 3);
     }
 
     #[test]

@@ -11,7 +11,8 @@ use crate::time::Time;
 pub enum Input {
     /// The agents that the project has now, with their providers' display names.
     Configure(Vec<(AgentName, String)>),
-    /// A client asks. The caller has loaded a stored request of the same id, if there is one.
+    /// A client asks. The caller has loaded a stored request of the same id, if there is one, and the one that is
+    /// asked again by it.
     Submit(Box<Request>),
     /// Somebody wants it cancelled.
     Cancel {
@@ -174,6 +175,9 @@ pub enum Effect {
         attempt: u32,
         /// Which turn, if one was bound.
         turn: Option<String>,
+        /// Whether the agent may have said yes to this offer: then its absence from a record that can be late is no
+        /// proof, also for a transport that has not made the offer itself.
+        handed: bool,
         /// Whether this is the last time of asking.
         last: bool,
     },
@@ -218,6 +222,10 @@ pub enum Verdict {
     /// Refused: agents would wait for each other, in this order, and none could go on. The first, which asks, is
     /// also the last.
     Cycle(Vec<AgentName>),
+    /// Refused: what is to be asked again is not over; the word of its state.
+    NotOver(&'static str),
+    /// Refused: what is to be asked again is no question but a notice.
+    NoQuestion,
     /// No such request, or nothing of it can be changed any more.
     Nothing,
 }
@@ -236,6 +244,28 @@ pub struct Step {
 }
 
 impl Input {
+    /// Returns another request that the input speaks of: the one that it asks again. The caller has it loaded too.
+    pub fn repeats(&self) -> Option<&RequestId> {
+        match self {
+            Self::Submit(request) => request.retry_of.as_ref(),
+            Self::Configure(_)
+            | Self::Cancel { .. }
+            | Self::Waits { .. }
+            | Self::WaiterGone { .. }
+            | Self::Acknowledged { .. }
+            | Self::Connected { .. }
+            | Self::Presence { .. }
+            | Self::HandedOver { .. }
+            | Self::NotTaken { .. }
+            | Self::NotHandedOver { .. }
+            | Self::Doubt { .. }
+            | Self::Consumed { .. }
+            | Self::TurnEnded { .. }
+            | Self::Gone { .. }
+            | Self::Due { .. } => None,
+        }
+    }
+
     /// Returns the request that the input speaks of: the caller has it loaded before [`step`](crate::step::step).
     pub fn request(&self) -> Option<&RequestId> {
         match self {

@@ -21,4 +21,5 @@ pub mod state;
 pub mod step;
 pub mod time;
 mod tree;
+pub mod view;
 pub mod wire;

@@ -1,7 +1,13 @@
 //! What is known of each provider: a row of a table, and a pure parser of its records.
 
 pub mod claude;
+pub mod codex_hooks;
 pub mod codex_rpc;
+pub mod delivery;
+pub mod droid;
+pub mod gemini;
+pub mod hook;
+pub mod opencode;
 pub mod records;
 pub mod rollout;
 
@@ -36,12 +42,17 @@ pub struct Row {
     pub program: &'static str,
     /// How to install it.
     pub install: &'static str,
+    /// The variable that gives the program another place for its own files, where it writes there even when it is only
+    /// asked for its version.
+    pub home: Option<&'static str>,
+    /// How long (s) it must say nothing for an answer without an end to be over, and CCB 5.2's variable for that.
+    pub idle: (f64, Option<&'static str>),
     /// The rungs that this version of ccb can drive its real CLI on, best first.
     pub rungs: &'static [Rung],
 }
 
 /// How an agent is driven.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rung {
     /// One session shared with the visible TUI through the agent's own server.
@@ -60,7 +71,9 @@ pub const TABLE: &[Row] = &[
         display: "Codex",
         program: "codex",
         install: "npm install -g @openai/codex",
-        rungs: &[Rung::Joined],
+        home: None,
+        idle: (8.0, Some("CCB_CASKD_IDLE_TIMEOUT")),
+        rungs: &[Rung::Joined, Rung::Hooked, Rung::Watched],
     },
     Row {
         provider: Provider::Claude,
@@ -68,6 +81,8 @@ pub const TABLE: &[Row] = &[
         display: "Claude",
         program: "claude",
         install: "npm install -g @anthropic-ai/claude-code",
+        home: None,
+        idle: (15.0, None),
         rungs: &[Rung::Hooked, Rung::Watched],
     },
     Row {
@@ -76,7 +91,9 @@ pub const TABLE: &[Row] = &[
         display: "Gemini",
         program: "gemini",
         install: "npm install -g @google/gemini-cli",
-        rungs: &[],
+        home: Some("GEMINI_CLI_HOME"),
+        idle: (15.0, Some("CCB_GEMINI_IDLE_TIMEOUT")),
+        rungs: &[Rung::Hooked, Rung::Watched],
     },
     Row {
         provider: Provider::Opencode,
@@ -84,7 +101,9 @@ pub const TABLE: &[Row] = &[
         display: "OpenCode",
         program: "opencode",
         install: "npm install -g opencode-ai",
-        rungs: &[],
+        home: None,
+        idle: (15.0, None),
+        rungs: &[Rung::Joined, Rung::Watched],
     },
     Row {
         provider: Provider::Droid,
@@ -92,7 +111,9 @@ pub const TABLE: &[Row] = &[
         display: "Droid",
         program: "droid",
         install: "npm install -g droid",
-        rungs: &[],
+        home: None,
+        idle: (15.0, None),
+        rungs: &[Rung::Joined, Rung::Hooked, Rung::Watched],
     },
 ];
 
@@ -147,7 +168,22 @@ pub enum Observation {
     TurnEnded {
         /// The provider's id.
         turn: Option<String>,
-        /// How.
+        /// How. One that has no text takes what was seen of the turn.
         end: crate::outcome::TurnEnd,
+    },
+    /// A dialog or a question of the agent is open: only a human can go on.
+    Waiting {
+        /// What it asks, for people.
+        why: String,
+    },
+    /// The agent tries again by itself what its provider has refused.
+    Retrying {
+        /// What was refused, for people.
+        why: String,
+    },
+    /// The agent went to another session: what follows is of that one.
+    SessionChanged {
+        /// The session that it is in now.
+        session: String,
     },
 }

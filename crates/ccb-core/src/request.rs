@@ -23,6 +23,9 @@ pub enum Stage {
         at: Time,
         /// Set when the hand-over itself is in doubt, with the reason.
         doubt: Option<String>,
+        /// Whether it was told to be handed over in full. (A store of an earlier version does not say.)
+        #[serde(default = "yes")]
+        handed: bool,
     },
     /// The agent's own record shows our anchor in a turn.
     Working {
@@ -35,6 +38,11 @@ pub enum Stage {
     },
     /// Over.
     Settled(Settlement),
+}
+
+/// What is taken to be so where nothing is said.
+fn yes() -> bool {
+    true
 }
 
 /// The end of a request.
@@ -118,6 +126,12 @@ pub struct Request {
     /// What the asking agent was working on when it asked. A notice has that of the request that it carries.
     #[serde(default)]
     pub parent: Option<RequestId>,
+    /// The request that it asks again, if somebody wanted that.
+    #[serde(default)]
+    pub retry_of: Option<RequestId>,
+    /// The requests by which it was asked again, in their order.
+    #[serde(default)]
+    pub retries: Vec<RequestId>,
     /// How deep it is in the tree of requests: 1 without a parent, else one more than that.
     #[serde(default = "top")]
     pub depth: u32,
@@ -173,6 +187,8 @@ impl Request {
             agent,
             asker: Asker::Manual,
             parent: None,
+            retry_of: None,
+            retries: Vec::new(),
             depth: top(),
             kind: Kind::Ask,
             message,
@@ -233,6 +249,7 @@ impl Request {
             && self.message == other.message
             && self.no_wrap == other.no_wrap
             && self.kind == other.kind
+            && self.retry_of == other.retry_of
     }
 }
 
@@ -273,6 +290,7 @@ mod tests {
             "attempts":1,"cancel":null,"delivered":null,"notices":0,"stage":{"stage":"offering","at":6}}"#;
         let request: Request = serde_json::from_str(stored).unwrap();
         assert_eq!((request.parent.as_ref(), request.depth, request.kept), (None, 1, None));
+        assert_eq!((request.retry_of.as_ref(), request.retries.len()), (None, 0));
         let again = serde_json::to_string(&request).unwrap();
         assert_eq!(serde_json::from_str::<Request>(&again).unwrap(), request);
     }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::provider::Provider;
+
 /// Returns whether `word` switches something on: `1`, `true`, `yes` or `on` in any case.
 pub fn truthy(word: &str) -> bool {
     matches!(word.trim().to_ascii_lowercase().as_str(), "1" | "true" | "yes" | "on")
@@ -34,6 +36,22 @@ pub fn millis(seconds: f64) -> u64 {
     (seconds * 1000.0).round().clamp(0.0, 9e15) as u64
 }
 
+/// How long an agent must say nothing for an answer without an end to be over; none: for ever.
+///
+/// `configured` is its own `idle_timeout` (ms). Else the predecessor's variable for its provider counts, else
+/// `CCB_QUIET_WINDOW_S`, which `word` looks up; zero or less switches it off, rubbish is as if it were not there.
+pub fn idle_window(
+    provider: Provider,
+    configured: Option<u64>,
+    word: impl Fn(&str) -> Option<String>,
+) -> Option<Duration> {
+    let (default, own) = provider.row().idle;
+    let number = |name: &str| word(name)?.trim().parse::<f64>().ok().filter(|seconds| seconds.is_finite());
+    let named = || own.and_then(number).or_else(|| number("CCB_QUIET_WINDOW_S")).unwrap_or(default);
+    let ms = configured.unwrap_or_else(|| millis(named()));
+    (ms > 0).then(|| Duration::from_millis(ms.clamp(200, 86_400_000)))
+}
+
 /// How often the keeper asks the engine for a sign of life (`CCB_WATCHDOG_INTERVAL_S`).
 pub fn watchdog_interval(word: Option<&str>) -> Duration {
     seconds(word, 5.0, 1.0, 300.0)
@@ -57,6 +75,35 @@ pub fn max_open(word: Option<&str>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_idle_window_is_the_agents_own_or_its_providers_or_the_general_one() {
+        use Provider::{Claude, Codex, Droid, Gemini, Opencode};
+        let window = |provider: Provider, configured: Option<u64>, set: &[(&str, &str)]| {
+            let word = |name: &str| set.iter().find(|(known, _)| *known == name).map(|(_, word)| (*word).to_owned());
+            idle_window(provider, configured, word).map(|window| window.as_millis())
+        };
+        let (caskd, gemini, quiet) = ("CCB_CASKD_IDLE_TIMEOUT", "CCB_GEMINI_IDLE_TIMEOUT", "CCB_QUIET_WINDOW_S");
+        for (provider, ms) in [(Codex, 8000), (Gemini, 15_000), (Claude, 15_000), (Opencode, 15_000), (Droid, 15_000)] {
+            assert_eq!(window(provider, None, &[]), Some(ms), "{provider:?}");
+            assert_eq!(window(provider, None, &[(quiet, "3")]), Some(3000), "{provider:?}");
+            assert_eq!(window(provider, Some(500), &[(quiet, "3"), (caskd, "4"), (gemini, "4")]), Some(500));
+            assert_eq!(window(provider, Some(0), &[(quiet, "3")]), None);
+            for off in ["0", "-1", " -0.5 "] {
+                assert_eq!(window(provider, None, &[(quiet, off)]), None, "{provider:?} {off}");
+            }
+            for rubbish in ["", "x", "NaN", "inf", "1s"] {
+                assert_eq!(window(provider, None, &[(quiet, rubbish)]), Some(ms), "{provider:?} {rubbish}");
+            }
+        }
+        assert_eq!(window(Codex, None, &[(caskd, "1.5"), (quiet, "3")]), Some(1500));
+        assert_eq!(window(Codex, None, &[(caskd, "x"), (quiet, "3")]), Some(3000));
+        assert_eq!(window(Codex, None, &[(caskd, "0"), (quiet, "3")]), None);
+        assert_eq!(window(Codex, None, &[(gemini, "1"), (caskd, "0.01")]), Some(200));
+        assert_eq!(window(Gemini, None, &[(gemini, "2"), (caskd, "1")]), Some(2000));
+        assert_eq!(window(Droid, None, &[(gemini, "2"), (caskd, "1")]), Some(15_000));
+        assert_eq!(window(Droid, None, &[(quiet, "1e12")]), Some(86_400_000));
+    }
 
     #[test]
     fn settings_are_clamped_and_rubbish_is_the_default() {

@@ -126,6 +126,10 @@ impl Turn<'_> {
             self.out.verdict = Verdict::UnknownAgent;
             return;
         }
+        if let Some(refusal) = self.refuses_retry(&request) {
+            self.out.verdict = refusal;
+            return;
+        }
         if let Asker::Agent { name } = &request.asker {
             (request.parent, request.depth) = self.state.place(name);
         }
@@ -133,8 +137,31 @@ impl Turn<'_> {
             self.out.verdict = refusal;
             return;
         }
+        self.link(&request);
         self.enqueue(request);
         self.out.verdict = Verdict::Accepted;
+    }
+
+    /// Returns why a request may not be asked again, if it is to be and may not.
+    fn refuses_retry(&self, request: &Request) -> Option<Verdict> {
+        let of = request.retry_of.as_ref()?;
+        let Some(original) = self.state.requests.get(of) else {
+            return Some(Verdict::Nothing);
+        };
+        if original.carries().is_some() {
+            return Some(Verdict::NoQuestion);
+        }
+        (!original.is_settled()).then(|| Verdict::NotOver(original.stage.word()))
+    }
+
+    /// Writes down at a request that is asked again by which it is.
+    fn link(&mut self, retry: &Request) {
+        let Some(mut original) = retry.retry_of.as_ref().and_then(|of| self.get(of)) else {
+            return;
+        };
+        self.note(&original.id, "client", format!("asked again by {} as {}", retry.asker.word(), retry.id), None);
+        original.retries.push(retry.id.clone());
+        self.put(original);
     }
 
     /// Takes a delivery into its agent's queue.
@@ -143,7 +170,8 @@ impl Turn<'_> {
         self.state.next_seq += 1;
         let id = request.id.clone();
         let name = request.agent.clone();
-        self.note(&id, "client", format!("accepted from {}", request.asker.word()), None);
+        let again = request.retry_of.as_ref().map_or(String::new(), |of| format!("; it asks {of} again"));
+        self.note(&id, "client", format!("accepted from {}{again}", request.asker.word()), None);
         if let Some(at) = request.deadline {
             self.arm(&id, Timer::Deadline, at);
         }
@@ -286,6 +314,7 @@ impl Turn<'_> {
             id: request.id.clone(),
             attempt: request.attempts,
             turn: request.turn().map(str::to_owned),
+            handed: !matches!(request.stage, Stage::Offering { .. } | Stage::Offered { handed: false, .. }),
             last,
         });
     }
@@ -314,7 +343,7 @@ impl Turn<'_> {
         let due = self.now.after(self.state.policy.consume_grace);
         match request.stage {
             Stage::Offering { .. } => {
-                request.stage = Stage::Offered { at: self.now, doubt: None };
+                request.stage = Stage::Offered { at: self.now, doubt: None, handed: true };
                 if !self.state.sabotaged(Sabotage::MoveUnexplained) {
                     self.note(id, "askd", format!("offered: {how}"), None);
                 }
@@ -402,7 +431,8 @@ impl Turn<'_> {
             };
             return self.settle_and_release(id, outcome, String::new(), None);
         }
-        request.stage = Stage::Offered { at: self.now, doubt: Some(why) };
+        let handed = matches!(request.stage, Stage::Offered { handed: true, .. });
+        request.stage = Stage::Offered { at: self.now, doubt: Some(why), handed };
         self.arm(id, Timer::Proof, self.now.after(self.state.policy.consume_grace));
         self.put(request);
     }

@@ -100,6 +100,19 @@ calls! {
         /// Whether the caller will wait for the answer itself.
         waits: bool,
     }
+    /// Asks again what a request that is over has asked: a new request of the same agent, message and form.
+    Retry("retry") -> Accepted {
+        /// The new request's id, made by the client.
+        id: RequestId,
+        /// Which request is asked again.
+        of: RequestId,
+        /// Seconds from acceptance to the deadline; none: as many as that one had; negative: no deadline.
+        timeout_s: Option<f64>,
+        /// Who asks, as `CCB_CALLER` has it; a hint.
+        caller: Option<String>,
+        /// Whether the caller will wait for the answer itself.
+        waits: bool,
+    }
     /// Answers when the request is over.
     Wait("wait") -> RequestView {
         /// Which.
@@ -173,6 +186,17 @@ calls! {
         /// Whether it is to end although somebody owns it or agents run.
         force: bool,
     }
+    /// Ends an agent's program in its pane and starts it again there, in its session; one that does not run is started.
+    Restart("restart") -> Restarted {
+        /// Its agent.
+        agent: String,
+        /// Whether what the agent is doing now is no reason to refuse.
+        force: bool,
+        /// Where its pane goes if it has none.
+        host: Host,
+        /// The environment that it gets if none is kept.
+        env: BTreeMap<String, String>,
+    }
     /// A pane's runner asks what to start.
     Launch("launch") -> LaunchSpec {
         /// Its agent.
@@ -185,7 +209,7 @@ calls! {
         /// The agent, as its launch named it; a hint.
         agent: String,
         /// What happened.
-        hook: crate::provider::claude::Hook,
+        hook: crate::provider::hook::Hook,
     }
     /// A pane's runner tells what became of what it started.
     Report("report") -> Done {
@@ -237,6 +261,9 @@ pub struct Accepted {
     pub state: String,
     /// What it waits for, if it waits.
     pub why: String,
+    /// What the asker should know about it, in one sentence.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// A request, as users see it.
@@ -251,6 +278,12 @@ pub struct RequestView {
     /// What the asking agent was working on when it asked; a notice has that of the request whose reply it brings.
     #[serde(default)]
     pub parent: Option<RequestId>,
+    /// The request that it asks again.
+    #[serde(default)]
+    pub retry_of: Option<RequestId>,
+    /// The requests by which it was asked again.
+    #[serde(default)]
+    pub retries: Vec<RequestId>,
     /// Question or notice.
     pub kind: Kind,
     /// The message's first line, shortened.
@@ -432,10 +465,11 @@ pub struct Pong {
 }
 
 /// Where panes go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Default)]
 #[serde(rename_all = "kebab-case", tag = "host")]
 pub enum Host {
     /// Into a tmux server of the project's own.
+    #[default]
     Own,
     /// Into the window of this pane of a running tmux server.
     Window {
@@ -469,6 +503,17 @@ pub struct Mounted {
     pub running: Vec<AgentName>,
     /// What the user should know, one sentence each.
     pub notes: Vec<String>,
+}
+
+/// The answer to [`Restart`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restarted {
+    /// The agent.
+    pub agent: AgentName,
+    /// Whether it was running; if not, it has only been started.
+    pub ran: bool,
+    /// The request that was cut off by it.
+    pub cut_off: Option<RequestId>,
 }
 
 /// A pane in a tmux server of the user's.
@@ -536,6 +581,9 @@ pub enum RunnerEvent {
     Closed,
 }
 
+/// How a program has ended that was ended to be started again.
+pub const RESTARTED: &str = "ended to be started again";
+
 /// What askd tells a runner (notice `order`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "order")]
@@ -550,6 +598,8 @@ pub enum Order {
         /// Its command line.
         argv: Vec<String>,
     },
+    /// End the TUI and the server, ask anew what to start, and start it.
+    Restart,
     /// End everything and close the pane.
     Stop,
 }
@@ -601,6 +651,10 @@ pub enum Code {
     UnknownRequest,
     /// The id is taken by other content.
     Conflict,
+    /// The request cannot be asked again.
+    NoRetry,
+    /// The agent is doing something that would be cut off.
+    Busy,
     /// The daemon cannot keep anything now.
     Store,
     /// The agent cannot be started.
@@ -637,6 +691,8 @@ impl Code {
             Self::TooMany => -32010,
             Self::Cycle => -32011,
             Self::Owned => -32012,
+            Self::NoRetry => -32013,
+            Self::Busy => -32014,
         }
     }
 }
@@ -799,10 +855,10 @@ mod tests {
             "state":"queued","why":"","accepted":1,"deadline":null,"attempts":0,"turn":null,"delivered":null,
             "settlement":null}"#;
         let mut view: RequestView = serde_json::from_str(earlier).unwrap();
-        assert_eq!(view.parent, None);
+        assert_eq!((&view.parent, &view.retry_of, view.retries.len()), (&None, &None, 0));
         view.parent = Some(RequestId::new("r0").unwrap());
         let line = serde_json::to_string(&view).unwrap();
-        insta::assert_snapshot!(line, @r#"{"id":"r1","agent":"codex","asker":"manual","parent":"r0","kind":{"kind":"ask"},"summary":"do it","state":"queued","why":"","accepted":1,"deadline":null,"attempts":0,"turn":null,"delivered":null,"settlement":null}"#);
+        insta::assert_snapshot!(line, @r#"{"id":"r1","agent":"codex","asker":"manual","parent":"r0","retry_of":null,"retries":[],"kind":{"kind":"ask"},"summary":"do it","state":"queued","why":"","accepted":1,"deadline":null,"attempts":0,"turn":null,"delivered":null,"settlement":null}"#);
         assert_eq!(serde_json::from_str::<RequestView>(&line).unwrap(), view);
     }
 

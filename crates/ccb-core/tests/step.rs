@@ -150,6 +150,7 @@ fn road(stage: &str) -> Vec<Input> {
         "queued" | "offering" => vec![],
         "offered" => vec![handed_over()],
         "doubted" => vec![handed_over(), doubt(false)],
+        "unsure" => vec![doubt(false)],
         "working" => vec![handed_over(), consumed("t1", false)],
         "mixed" => vec![handed_over(), consumed("t1", true)],
         "cancelling" => vec![handed_over(), cancel()],
@@ -202,7 +203,10 @@ fn effect(effect: &Effect) -> String {
     match effect {
         Effect::Offer { id, attempt, .. } => format!("offer {id} {attempt}"),
         Effect::Interrupt { turn, .. } => format!("interrupt {}", turn.as_deref().unwrap_or("?")),
-        Effect::Reconcile { last, .. } => if *last { "reconcile last" } else { "reconcile" }.into(),
+        Effect::Reconcile { last, handed, .. } => {
+            let of = if *handed { "" } else { ", not accepted" };
+            format!("reconcile{}{of}", if *last { " last" } else { "" })
+        }
         Effect::Arm { timer, at, .. } => format!("{timer:?} {}", at.0 / 1000),
     }
 }
@@ -303,7 +307,7 @@ fn ends_of_turns() {
 
 #[test]
 fn an_end_before_its_beginning_sends_us_to_the_records() {
-    check("offering", ended("t1", "yes"), "offering | reconcile");
+    check("offering", ended("t1", "yes"), "offering | reconcile, not accepted");
     check("offered", ended("t1", "yes"), "offered | reconcile");
     check("unknown", ended("t1", "yes"), "settled failed | reconcile");
 }
@@ -334,8 +338,11 @@ fn deadlines() {
 fn looks_for_proof() {
     check_at(20, "offered", due(Timer::Proof), "offered | reconcile last");
     check_at(20, "doubted", due(Timer::Proof), "offered, in doubt | reconcile last");
+    // Whatever is doubted, it was not told to be handed over.
+    check_at(20, "unsure", due(Timer::Proof), "offered, in doubt | reconcile last, not accepted");
+    check_at(0, "unsure", doubt(false), "offered, in doubt | Proof 20");
     // Nothing was heard of the hand-over: it may still be under way, so this is not the last look.
-    check_at(40, "offering", due(Timer::Proof), "offering | reconcile");
+    check_at(40, "offering", due(Timer::Proof), "offering | reconcile, not accepted");
     check_at(40, "expired offering", due(Timer::Proof), "settled incomplete | reconcile last");
     check_at(40, "working", due(Timer::Proof), "working |");
     check_at(40, "completed", due(Timer::Proof), "settled completed, yes |");
@@ -388,7 +395,7 @@ fn an_interrupt_that_found_no_turn_is_sent_again() {
 #[test]
 fn connections_and_ends_of_agents() {
     check("queued", connected(), "queued |");
-    check("offering", connected(), "offering | reconcile");
+    check("offering", connected(), "offering | reconcile, not accepted");
     check("working", connected(), "working | reconcile");
     check("expired working", connected(), "settled incomplete | reconcile");
     check("completed", connected(), "settled completed, yes |");
@@ -575,5 +582,142 @@ fn a_restart_offers_only_what_is_proved_not_taken() {
         assert!(back.effects.is_empty(), "{stage}: {:?}", back.effects);
         let out = bench.give(not_taken(1));
         assert_eq!(shown(bench.request(&q()), &out.effects), "offering | Proof 40, offer q 2");
+    }
+}
+
+/// Returns the submission of `p`, which asks `q` again.
+fn again(asker: Asker) -> Input {
+    let Input::Submit(mut request) = ask(id("p"), asker, false) else { unreachable!() };
+    request.retry_of = Some(q());
+    Input::Submit(request)
+}
+
+#[test]
+fn only_a_question_that_is_over_is_asked_again() {
+    let manual = || again(Asker::Manual);
+    for (from, want) in [
+        ("queued", Verdict::NotOver("queued")),
+        ("offering", Verdict::NotOver("offering")),
+        ("offered", Verdict::NotOver("offered")),
+        ("doubted", Verdict::NotOver("offered")),
+        ("working", Verdict::NotOver("working")),
+        ("stopping", Verdict::NotOver("working")),
+        ("expired working", Verdict::Accepted),
+        ("unknown", Verdict::Accepted),
+        ("quiet", Verdict::Accepted),
+        ("completed", Verdict::Accepted),
+    ] {
+        let mut bench = at(from);
+        let stage = bench.request(&q()).stage.clone();
+        let out = bench.give(manual());
+        assert_eq!(out.verdict, want, "{from}");
+        let is_retried = want == Verdict::Accepted;
+        assert_eq!(bench.request(&q()).stage, stage, "{from}: asking again has changed it");
+        assert_eq!(bench.request(&q()).retries, if is_retried { vec![id("p")] } else { vec![] }, "{from}");
+        // Both are committed, and both say why.
+        for known in [q(), id("p")] {
+            let noted = out.notes.iter().any(|(of, _)| *of == known);
+            let saved = out.saves.iter().any(|request| request.id == known);
+            assert_eq!((noted, saved), (is_retried, is_retried), "{from}: {known}");
+        }
+        if is_retried {
+            assert_eq!(bench.give(manual()).verdict, Verdict::Repeated, "{from}");
+            assert_eq!(bench.request(&q()).retries.len(), 1, "{from}: repeated, and written down twice");
+            assert_eq!(bench.give(ask(id("p"), Asker::Manual, false)).verdict, Verdict::Conflict, "{from}");
+        }
+    }
+    assert_eq!(Bench::new().give(manual()).verdict, Verdict::Nothing);
+    let mut bench = answered(false, false);
+    let Input::Submit(mut request) = manual() else { unreachable!() };
+    request.retry_of = Some(q().notice(1));
+    assert_eq!(bench.give(Input::Submit(request)).verdict, Verdict::NoQuestion);
+}
+
+#[test]
+fn what_asks_again_waits_until_the_agent_is_done_with_the_first() {
+    let mut bench = at("expired working");
+    let out = bench.give(again(Asker::Manual));
+    assert!(!out.effects.iter().any(|effect| matches!(effect, Effect::Offer { .. })), "{:?}", out.effects);
+    let out = bench.give(ended("t1", "late"));
+    let offered: Vec<String> = out.effects.iter().map(effect).filter(|effect| effect.starts_with("offer")).collect();
+    assert_eq!(offered, ["offer p 1"]);
+    assert_eq!(bench.request(&id("p")).agent, agent("ada"));
+}
+
+/// Returns the stage `from`, and in it what `ada` waits for her human with.
+fn waiting_at(from: &str) -> Bench {
+    at(from).all([presence("ada", Presence::Waiting { why: "a dialog".into() })])
+}
+
+#[test]
+fn an_agent_that_waits_for_its_human_changes_no_deadline_and_no_cancel() {
+    for (from, by_deadline, by_cancel) in [
+        ("queued", "settled incomplete |", "settled cancelled |"),
+        ("offering", "settled incomplete |", "offering | interrupt ?, Cancel 10"),
+        ("offered", "settled incomplete |", "offered | interrupt ?, Cancel 10"),
+        ("doubted", "settled incomplete |", "offered, in doubt | interrupt ?, Cancel 10"),
+        ("working", "settled incomplete |", "working | interrupt t1, Cancel 10"),
+        ("mixed", "settled incomplete, mixed |", "working, mixed | interrupt t1, Cancel 10"),
+        ("stopping", "settled incomplete |", "working | interrupt t1, Cancel 10"),
+        ("expired offering", "settled incomplete |", "settled incomplete | interrupt ?"),
+        ("expired offered", "settled incomplete |", "settled incomplete | interrupt ?"),
+        ("expired working", "settled incomplete |", "settled incomplete | interrupt t1"),
+        ("completed", "settled completed, yes |", "settled completed, yes |"),
+    ] {
+        for (input, want) in [(due(Timer::Deadline), by_deadline), (cancel(), by_cancel)] {
+            let mut bench = waiting_at(from);
+            let out = bench.give(input.clone());
+            assert_eq!(shown(bench.request(&q()), &out.effects), want, "from {from}, by {input:?}");
+            // The same whether the agent waits or not.
+            let mut other = at(from);
+            let out = other.give(input.clone());
+            assert_eq!(shown(other.request(&q()), &out.effects), want, "from {from}, not waiting, by {input:?}");
+        }
+    }
+}
+
+#[test]
+fn nothing_is_offered_to_an_agent_that_waits_for_its_human_and_its_turn_goes_on() {
+    // What waits in the queue goes out when it is free again, not before.
+    let mut bench = waiting_at("queued");
+    assert_eq!(bench.request(&q()).attempts, 0);
+    let out = bench.give(idle("ada"));
+    assert_eq!(shown(bench.request(&q()), &out.effects), "offering | Proof 40, offer q 1");
+    // What it works on is neither over nor given up: the end of its turn is its end.
+    let mut bench = waiting_at("working");
+    assert_eq!(shown(bench.request(&q()), &[]), "working |");
+    bench.give(ask(id("p"), Asker::Manual, false));
+    let out = bench.give(ended("t1", "yes"));
+    assert_eq!(shown(bench.request(&q()), &out.effects), "settled completed, yes |");
+    assert_eq!(bench.request(&id("p")).stage, Stage::Queued, "she still waits for her human");
+    assert!(bench.give(idle("ada")).effects.iter().any(|one| matches!(one, Effect::Offer { .. })));
+    // A human who declines in the dialog ends it as interrupted; one who never comes, by its deadline.
+    let mut bench = waiting_at("working");
+    let out = bench.give(interrupted("t1"));
+    assert_eq!(shown(bench.request(&q()), &out.effects), "settled incomplete, half |");
+    let mut bench = waiting_at("working").all([due(Timer::Deadline)]);
+    let out = bench.give(ended("t1", "at last"));
+    assert_eq!(shown(bench.request(&q()), &out.effects), "settled incomplete, late at last |");
+}
+
+#[test]
+fn what_was_settled_by_its_deadline_holds_its_agent_until_its_turn_is_over() {
+    for from in ["expired offering", "expired offered", "expired working"] {
+        let mut bench = at(from).all([ask(id("p"), Asker::Manual, false), idle("ada")]);
+        assert!(bench.request(&q()).held, "{from}");
+        assert_eq!(bench.request(&id("p")).stage, Stage::Queued, "{from}: offered into a turn that runs");
+        // Its own deadline and a cancel reach what waits behind it as well.
+        let mut expired = at(from).all([ask(id("p"), Asker::Manual, false)]);
+        expired.now = 100_000;
+        expired.give(Input::Due { id: id("p"), timer: Timer::Deadline });
+        assert!(expired.request(&id("p")).is_settled() && !expired.request(&id("p")).held, "{from}");
+        assert_eq!(expired.request(&id("p")).attempts, 0, "{from}");
+        let ends = match from {
+            "expired working" => vec![ended("t1", "late")],
+            _ => vec![consumed("t1", false), interrupted("t1")],
+        };
+        bench = bench.all(ends);
+        assert!(!bench.request(&q()).held, "{from}");
+        assert_eq!(bench.request(&id("p")).stage.word(), "offering", "{from}");
     }
 }

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ccb_core::config::AgentConfig;
 use ccb_core::id::{AgentName, RequestId};
+use ccb_core::outcome::{Failure, TurnEnd};
 use ccb_core::provider::Rung;
 use ccb_core::wire::{self, Order};
-use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::door::queue::Out;
 use crate::engine::Engine;
@@ -21,6 +22,24 @@ use crate::transport::Task;
 pub(crate) struct Agents {
     table: Arc<Mutex<BTreeMap<AgentName, Slot>>>,
     engine: Engine,
+    /// Where broken rungs are told, and the other end until somebody takes it.
+    broke: (UnboundedSender<Broke>, Told),
+}
+
+/// The end where broken rungs are told, until somebody takes it.
+type Told = Arc<Mutex<Option<UnboundedReceiver<Broke>>>>;
+
+/// A rung that has broken while an agent was driven on it.
+#[derive(Debug)]
+pub(crate) struct Broke {
+    /// The agent.
+    pub(crate) agent: AgentName,
+    /// The rung.
+    pub(crate) rung: Rung,
+    /// Whether the agent's program may go on by itself, perhaps at something of its human's.
+    pub(crate) lives: bool,
+    /// How, for people.
+    pub(crate) why: String,
 }
 
 /// One agent.
@@ -30,14 +49,31 @@ pub(crate) struct Slot {
     pub(crate) config: AgentConfig,
     /// The rung it is driven on, and why that one.
     pub(crate) rung: (Rung, String),
-    /// The way to its transport, once it has been started.
-    pub(crate) tasks: Option<UnboundedSender<Task>>,
+    /// Why it is shown as watched though it was started to be hooked: nothing is heard of its hooks.
+    pub(crate) unheard: Option<&'static str>,
+    /// The rungs that have broken since it was last started by somebody, and how.
+    pub(crate) broken: BTreeMap<Rung, String>,
+    /// The way to its transport, once it has been started, and the rung that this one drives it on.
+    pub(crate) tasks: Option<(UnboundedSender<Task>, Rung)>,
     /// Who runs it.
     pub(crate) runner: Option<Runner>,
     /// What the TUI shows, as the runner was last told.
     pub(crate) tui: Option<String>,
     /// The last error seen.
     pub(crate) error: Option<String>,
+}
+
+impl Slot {
+    /// Returns an agent that was not started yet. Which rung it will be on is known then.
+    pub(crate) fn new(config: AgentConfig) -> Self {
+        let rung = match (&config.command, config.rung, config.provider.row().rungs.first()) {
+            (_, Some(rung), _) => rung,
+            (None, None, Some(rung)) => *rung,
+            (Some(_), None, _) | (None, None, None) => Rung::Watched,
+        };
+        let rung = (rung, "not started yet".to_owned());
+        Self { config, rung, unheard: None, broken: BTreeMap::new(), tasks: None, runner: None, tui: None, error: None }
+    }
 }
 
 /// The process in an agent's pane that runs it.
@@ -53,10 +89,26 @@ pub(crate) struct Runner {
     pub(crate) connection: u64,
 }
 
+/// Returns whether a remembered error is a limit of the provider.
+fn is_limit(error: &str) -> bool {
+    [Failure::RateLimit, Failure::Quota].iter().any(|limit| error.starts_with(limit.words()))
+}
+
 impl Agents {
     /// Returns an empty table.
     pub(crate) fn new(engine: Engine) -> Self {
-        Self { table: Arc::default(), engine }
+        let (tell, told) = unbounded_channel();
+        Self { table: Arc::default(), engine, broke: (tell, Arc::new(Mutex::new(Some(told)))) }
+    }
+
+    /// Tells that an agent cannot be driven on its rung: it is to fall to the next one.
+    pub(crate) fn broke(&self, agent: &AgentName, rung: Rung, lives: bool, why: String) {
+        self.broke.0.send(Broke { agent: agent.clone(), rung, lives, why }).ok();
+    }
+
+    /// Returns where broken rungs are told, once.
+    pub(crate) fn breaks(&self) -> Option<UnboundedReceiver<Broke>> {
+        self.broke.1.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Returns the table, locked.
@@ -66,7 +118,7 @@ impl Agents {
 
     /// Hands a task to an agent's transport; false if it has none.
     pub(crate) fn task(&self, agent: &AgentName, task: Task) -> bool {
-        self.lock().get(agent).and_then(|slot| slot.tasks.as_ref()).is_some_and(|tasks| tasks.send(task).is_ok())
+        self.lock().get(agent).and_then(|slot| slot.tasks.as_ref()).is_some_and(|(tasks, _)| tasks.send(task).is_ok())
     }
 
     /// Sends an order to an agent's runner; false if it has no connection now.
@@ -84,10 +136,28 @@ impl Agents {
         }
     }
 
-    /// Remembers on which rung an agent is driven, and why.
-    pub(crate) fn set_rung(&self, agent: &AgentName, rung: Rung, why: &str) {
+    /// Remembers until when an agent can do nothing, as the refusal of its last turn tells it, until one goes well.
+    pub(crate) fn turn_ended(&self, agent: &AgentName, end: &TurnEnd) {
+        let mut table = self.lock();
+        let Some(slot) = table.get_mut(agent) else { return };
+        match end {
+            TurnEnd::Failed { reason: reason @ (Failure::RateLimit | Failure::Quota), message, .. } => {
+                slot.error = Some(format!("{}: {message}", reason.words()));
+            }
+            TurnEnd::Completed { .. } => drop(slot.error.take_if(|error| is_limit(error))),
+            TurnEnd::Failed { .. } | TurnEnd::Interrupted { .. } | TurnEnd::Quiet { .. } => {}
+        }
+    }
+
+    /// Returns the limit that has ended the agent's last turn.
+    pub(crate) fn limit(&self, agent: &AgentName) -> Option<String> {
+        self.lock().get(agent).and_then(|slot| slot.error.clone()).filter(|error| is_limit(error))
+    }
+
+    /// Remembers why nothing is heard of an agent's hooks; none: they are heard.
+    pub(crate) fn unheard(&self, agent: &AgentName, why: Option<&'static str>) {
         if let Some(slot) = self.lock().get_mut(agent) {
-            slot.rung = (rung, why.to_owned());
+            slot.unheard = why;
         }
     }
 
@@ -116,6 +186,22 @@ impl Agents {
         if let Ok(Err(error)) = kept {
             crate::engine::log(&format!("{agent}: its session could not be kept: {error:#}"));
         }
+    }
+
+    /// Keeps of what waiting the human was told last; empty: it is over.
+    pub(crate) async fn note(&self, agent: &AgentName, why: &str) {
+        let (key, why) = (format!("noted.{agent}"), why.to_owned());
+        let kept = self.engine.look(move |view| view.store.set_meta(&key, &why)).await;
+        if let Ok(Err(error)) = kept {
+            crate::engine::log(&format!("{agent}: what its human was told could not be kept: {error:#}"));
+        }
+    }
+
+    /// Returns of what waiting the human was told last, if it is not known to be over.
+    pub(crate) async fn noted(&self, agent: &AgentName) -> Option<String> {
+        let key = format!("noted.{agent}");
+        let kept = self.engine.look(move |view| view.store.meta(&key).ok().flatten()).await;
+        kept.ok().flatten().filter(|why| !why.is_empty())
     }
 
     /// Keeps that the agent went to another session while this offer was at hand.

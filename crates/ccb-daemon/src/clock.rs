@@ -74,6 +74,14 @@ pub(crate) fn wall() -> i64 {
     wall + skew().0
 }
 
+/// Returns a moment (milliseconds since the epoch) in words for people, in their own time; with its day if that is not
+/// within hours.
+pub(crate) fn local(ms: i64) -> String {
+    let far = ms.saturating_sub(wall()).abs() > 12 * 60 * 60 * 1000;
+    let moment = jiff::Timestamp::from_millisecond(ms).unwrap_or_default().to_zoned(jiff::tz::TimeZone::system());
+    moment.strftime(if far { "%F %H:%M" } else { "%H:%M:%S" }).to_string()
+}
+
 /// Milliseconds since boot, sleep included where the system counts it.
 fn since_boot() -> i64 {
     #[cfg(target_os = "linux")]

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use ccb_core::id::RequestId;
+use ccb_core::id::{AgentName, RequestId};
 use ccb_core::request::{Evidence, Kind, Request};
 use ccb_core::state::{Policy, Presence, State};
 use ccb_core::step::{self, Effect, Input, Verdict};
@@ -105,6 +105,8 @@ pub(crate) struct Outlets {
     pub(crate) effects: UnboundedSender<Effect>,
     /// Requests that have just changed.
     pub(crate) news: UnboundedSender<Request>,
+    /// What agents are doing, whenever that has changed.
+    pub(crate) presences: UnboundedSender<(AgentName, Presence)>,
     /// Why this worker is to give way, once it is.
     pub(crate) leave: UnboundedSender<String>,
 }
@@ -133,6 +135,7 @@ impl Engine {
             clock,
             outlets,
             followers: BTreeMap::new(),
+            told: BTreeMap::new(),
             done: done.clone(),
             trouble: trouble.clone(),
             unsure: BTreeSet::new(),
@@ -258,6 +261,8 @@ struct Work {
     clock: Clock,
     outlets: Outlets,
     followers: BTreeMap<RequestId, Vec<UnboundedSender<Request>>>,
+    /// What each agent was last said to be doing.
+    told: BTreeMap<AgentName, Presence>,
     done: Arc<AtomicU64>,
     trouble: Trouble,
     /// The requests that a commit was about which found the database damaged.
@@ -278,6 +283,8 @@ struct Batch {
     notes: Vec<(RequestId, Evidence)>,
     effects: Vec<Effect>,
     answers: Vec<(Waiter, Verdict)>,
+    /// The agents of which inputs said what they are doing.
+    seen: BTreeSet<AgentName>,
     /// The requests that inputs spoke of: none of them stays in memory only because somebody asked.
     touched: Vec<RequestId>,
 }
@@ -366,15 +373,17 @@ impl Work {
             // Nobody is told anything of it: it is repeated at the successor, or derived there anew.
             return;
         }
-        if let Some(id) = input.request()
-            && let Err(error) = self.load(id)
-        {
+        let subjects: Vec<RequestId> = input.request().into_iter().chain(input.repeats()).cloned().collect();
+        if let Err(error) = subjects.iter().try_for_each(|id| self.load(id)) {
             if self.store.damage().is_none() {
                 refuse(waiter, &error);
             }
             return;
         }
-        batch.touched.extend(input.request().cloned());
+        batch.touched.extend(subjects);
+        if let Input::Presence { agent, .. } | Input::Gone { agent, .. } = &input {
+            batch.seen.insert(agent.clone());
+        }
         let done = step::step(&mut self.state, input, self.clock.now());
         batch.saves.extend(done.saves.into_iter().map(|request| (request.id.clone(), request)));
         batch.notes.extend(done.notes);
@@ -428,6 +437,10 @@ impl Work {
         for (waiter, verdict) in batch.answers {
             waiter(Ok((verdict, View { state: &self.state, store: &mut self.store, now: self.clock.now() })));
         }
+        let agents: Vec<AgentName> = batch.seen.into_iter().filter(|agent| self.is_news(agent)).collect();
+        if !agents.is_empty() {
+            self.retell(&agents, &saves);
+        }
         for request in saves {
             self.publish(&request);
             self.state.forget_settled(&request.id);
@@ -435,6 +448,31 @@ impl Work {
         for id in batch.touched {
             self.state.forget_settled(&id);
         }
+    }
+
+    /// Tells what an agent is doing, if that has changed; whether it has.
+    fn is_news(&mut self, name: &AgentName) -> bool {
+        let Some(agent) = self.state.agents.get(name) else { return false };
+        if self.told.get(name) == Some(&agent.presence) {
+            return false;
+        }
+        self.told.insert(name.clone(), agent.presence.clone());
+        self.outlets.presences.send((name.clone(), agent.presence.clone())).ok();
+        true
+    }
+
+    /// Tells those who wait for requests of these agents once more where those stand: they may now wait for a human.
+    /// What is in `saves` is told anyway.
+    fn retell(&mut self, agents: &[AgentName], saves: &[Request]) {
+        let Self { state, followers, .. } = self;
+        followers.retain(|id, followers| {
+            let request = state.requests.get(id).filter(|request| agents.contains(&request.agent));
+            let request = request.filter(|request| !request.is_settled() && saves.iter().all(|saved| saved.id != *id));
+            if let Some(request) = request {
+                followers.retain(|follower| follower.send(request.clone()).is_ok());
+            }
+            !followers.is_empty()
+        });
     }
 
     fn publish(&mut self, request: &Request) {

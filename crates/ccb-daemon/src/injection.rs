@@ -81,6 +81,17 @@ impl McpServer {
     }
 }
 
+impl McpServer {
+    /// Returns what stands in OpenCode's configuration for it.
+    pub(crate) fn opencode_config(&self) -> serde_json::Value {
+        let command: Vec<&String> = std::iter::once(&self.program).chain(&self.args).collect();
+        serde_json::json!({
+            "type": "local", "command": command, "environment": self.env, "enabled": true,
+            "timeout": TOOL_TIMEOUT_S * 1000,
+        })
+    }
+}
+
 /// Returns whether a configuration of Codex has a server of our name.
 fn has_server(text: &str) -> bool {
     let config: Option<Table> = text.parse().ok();

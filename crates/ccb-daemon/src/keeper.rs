@@ -51,7 +51,9 @@ pub(crate) const SETTINGS: &str = "run/settings.json";
 const SETTING_NAMES: &[&str] = &[
     "CCB_ASKD_IDLE_TIMEOUT_S",
     crate::tcp::LISTEN,
+    "CCB_CASKD_IDLE_TIMEOUT",
     "CCB_COMPLETION_HOOK_ENABLED",
+    "CCB_GEMINI_IDLE_TIMEOUT",
     "CCB_HEARTBEAT_INTERVAL_S",
     "CCB_PROOF_GRACE_S",
     "CCB_QUIET_WINDOW_S",
@@ -99,10 +101,15 @@ pub(crate) fn run(home: Home, listen: Option<String>) -> anyhow::Result<ExitCode
 
 /// The settings of the one who started the first keeper hold for its successors too, whoever starts them: a pane's
 /// runner has a terminal's environment. An orderly end forgets them.
+///
+/// A test's fail point is one of them, where there are such.
 fn settings(files: &Files, listen: Option<String>) -> anyhow::Result<BTreeMap<String, String>> {
     let kept = std::fs::read_to_string(files.path(SETTINGS)).unwrap_or_default();
     let mut settings: BTreeMap<String, String> = serde_json::from_str(&kept).unwrap_or_default();
-    settings.extend(SETTING_NAMES.iter().filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))));
+    let point = cfg!(debug_assertions).then_some(&crate::failpoint::VARIABLE);
+    settings.extend(
+        SETTING_NAMES.iter().chain(point).filter_map(|name| Some(((*name).to_owned(), std::env::var(name).ok()?))),
+    );
     settings.extend(listen.map(|place| (crate::tcp::LISTEN.to_owned(), place)));
     let text = serde_json::to_string(&settings)?;
     if text == kept {

@@ -17,6 +17,7 @@ mod keeper;
 mod life;
 mod lock;
 mod mount;
+mod notify;
 mod ownership;
 pub mod paste;
 pub mod process;

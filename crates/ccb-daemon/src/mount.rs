@@ -14,12 +14,11 @@ use std::time::{Duration, Instant};
 use ccb_core::config::{self, AgentConfig, Config};
 use ccb_core::home::file;
 use ccb_core::id::{AgentName, nearest};
-use ccb_core::provider::{Provider, Rung};
+use ccb_core::provider::Rung;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
-use ccb_core::wire::{
-    Beside, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, ServerSpec, Session,
-};
+use ccb_core::wire::{Beside, Code, Host, LaunchSpec, Mount, Mounted, Order, Refusal, RunnerEvent, Session};
+use futures_util::future::join_all;
 use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
@@ -32,11 +31,14 @@ use crate::files::Files;
 use crate::injection;
 use crate::process::Identity;
 use crate::tmux::{self, Server, Side};
-use crate::transport::claude::launch::{Extras, Launch};
-use crate::transport::{Line, Task, claude, codex, watched};
+use crate::transport::ladder::{self, Choice, Drive, Launching, Probe, Ready};
+use crate::transport::{Launch, Line, Task};
 
+mod fall;
+mod restart;
 mod terminals;
 
+use restart::Restarts;
 use terminals::Terminals;
 
 /// The session's name in a tmux server of our own.
@@ -62,7 +64,7 @@ const KEY: &str = "mount";
 pub(crate) const ENVIRONMENT: &str = "run/environment.json";
 
 /// What is mounted, as it is kept.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Kept {
     agents: Vec<AgentConfig>,
     host: Host,
@@ -71,6 +73,12 @@ struct Kept {
     auto_agents: BTreeSet<AgentName>,
     /// The agents that are to run, and the process that ran each in its pane.
     running: BTreeMap<AgentName, Identity>,
+    /// The rung on which what runs in each pane was started.
+    #[serde(default)]
+    rungs: BTreeMap<AgentName, Rung>,
+    /// The rungs that have broken since somebody has started each agent.
+    #[serde(default)]
+    broken: fall::Broken,
 }
 
 /// Starts and ends agents.
@@ -83,6 +91,8 @@ pub(crate) struct Mounts {
     opening: tokio::sync::Mutex<()>,
     /// When each agent's pane was last started, for the breaker.
     starts: std::sync::Mutex<BTreeMap<AgentName, Vec<Instant>>>,
+    /// Who waits for an agent to be started again.
+    restarts: Restarts,
     /// The tmux servers of the panes.
     terminals: Terminals,
     /// Told when an agent's runner has died.
@@ -92,14 +102,14 @@ pub(crate) struct Mounts {
 impl Mounts {
     /// Returns mounts with nothing in them. A tmux server of the project's own is told to `own`.
     pub(crate) fn new(files: Arc<Files>, engine: Engine, agents: Agents, own: UnboundedSender<Identity>) -> Self {
-        let kept = Kept { agents: Vec::new(), host: Host::Own, auto_agents: BTreeSet::new(), running: BTreeMap::new() };
         Self {
             files,
             engine,
             agents,
-            kept: tokio::sync::Mutex::new(kept),
+            kept: tokio::sync::Mutex::default(),
             opening: tokio::sync::Mutex::default(),
             starts: std::sync::Mutex::default(),
+            restarts: Restarts::default(),
             terminals: Terminals::new(own),
             runner_gone: Notify::new(),
         }
@@ -119,6 +129,8 @@ impl Mounts {
         if let Err(refusal) = self.configure(&config).await {
             log(&format!("the configuration cannot be used now: {}", refusal.message));
         }
+        self.recall_broken().await;
+        self.listen_for_breaks();
         let running = self.kept.lock().await.running.clone();
         if let Ok(socket) = self.own_socket() {
             crate::succession::mend_socket(&socket, running.values()).await;
@@ -183,13 +195,11 @@ impl Mounts {
         {
             let mut table = self.agents.lock();
             for config in &all {
-                let rung = rung_of(config);
                 match table.get_mut(&config.name) {
                     Some(slot) if slot.runner.is_some() => {}
                     Some(slot) => slot.config = config.clone(),
                     None => {
-                        let slot =
-                            Slot { config: config.clone(), rung, tasks: None, runner: None, tui: None, error: None };
+                        let slot = Slot::new(config.clone());
                         table.insert(config.name.clone(), slot);
                     }
                 }
@@ -217,8 +227,10 @@ impl Mounts {
         let config = self.read_config()?;
         let wanted = self.wanted(&call.agents, &config).await?;
         for agent in &wanted {
-            self.check(agent, &call.env).await?;
+            // Somebody starts it: what broke may work again.
+            self.forgive(&agent.name).await;
         }
+        self.can_all_start(&wanted, &call.env).await?;
         crate::files::write_durable(&self.files.path(ENVIRONMENT), to_json(&call.env).as_bytes())
             .map_err(|error| Refusal::new(Code::Store, format!("cannot keep the agents' environment: {error}")))?;
         {
@@ -258,6 +270,28 @@ impl Mounts {
         Ok(mounted)
     }
 
+    /// Says why one of them cannot be started: all are, or none is.
+    async fn can_all_start(&self, wanted: &[AgentConfig], env: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        // Each is asked what it can, which takes it up to a second.
+        let chosen = join_all(wanted.iter().map(|agent| self.choose(agent, env))).await;
+        let (mut first, mut others) = (None, Vec::new());
+        for (agent, chosen) in wanted.iter().zip(chosen) {
+            match chosen {
+                Ok(_) => others.push(agent.name.as_str()),
+                Err(refusal) => {
+                    first.get_or_insert(refusal);
+                }
+            }
+        }
+        let Some(refusal) = first else { return Ok(()) };
+        if others.is_empty() {
+            return Err(refusal);
+        }
+        let without = format!("or start the others alone: {}", others.join(", "));
+        let hint = refusal.hint.as_ref().map_or_else(|| without.clone(), |hint| format!("{hint}; {without}"));
+        Err(refusal.hint(hint))
+    }
+
     async fn wanted(&self, words: &[String], config: &Config) -> Result<Vec<AgentConfig>, Refusal> {
         if words.is_empty() {
             let mut all = config.agents.clone();
@@ -291,29 +325,37 @@ impl Mounts {
         Ok(wanted)
     }
 
-    /// Refuses an agent that cannot be driven, before anything is started.
-    async fn check(&self, agent: &AgentConfig, env: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        let row = agent.provider.row();
-        let refuse = |message: String| Refusal::new(Code::Launch, message);
-        match rung_of(agent).0 {
-            Rung::Hooked | Rung::Watched if is_claude(agent) => self.program(agent, env).map(drop),
-            Rung::Hooked => Err(refuse(format!("{}: the hooked rung is not available in this version", agent.name))),
-            Rung::Watched if agent.command.is_none() => {
-                let message = format!("{} cannot be driven by this version of ccb yet", row.display);
-                Err(refuse(message)
-                    .hint("Claude and Codex can (`ccb claude codex`), and a configured `command` with a transcript"))
-            }
-            Rung::Watched if agent.transcript.is_none() => Err(refuse(format!(
+    /// Chooses how an agent is driven, and refuses one that cannot be, before anything is started.
+    async fn choose(
+        &self,
+        agent: &AgentConfig,
+        env: &BTreeMap<String, String>,
+    ) -> Result<(Choice, Rung, String), Refusal> {
+        if agent.command.is_some() && agent.transcript.is_none() {
+            let message = format!(
                 "agent `{}` has a command but no `transcript`: there would be no way to know its answers",
                 agent.name
-            ))
-            .hint("name the file that it writes: transcript = \"…\"")),
-            Rung::Watched => self.program(agent, env).map(drop),
-            Rung::Joined if agent.provider != Provider::Codex => {
-                Err(refuse(format!("{} cannot be joined by this version of ccb", row.display)))
-            }
-            Rung::Joined => self.check_codex(&self.program(agent, env)?, env).await,
+            );
+            return Err(Refusal::new(Code::Launch, message).hint("name the file that it writes: transcript = \"…\""));
         }
+        let program = self.program(agent, env)?;
+        let broken = self.agents.lock().get(&agent.name).map(|slot| slot.broken.clone()).unwrap_or_default();
+        let env = self.probing(agent, env);
+        ladder::choose(agent, &broken, &self.probe(agent, &program, &env)).await
+    }
+
+    /// Returns the environment in which a program is asked what it can: one that writes even then does it in the home.
+    fn probing(&self, agent: &AgentConfig, env: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let row = agent.provider.row();
+        let private = |name: &str| (name.to_owned(), self.files.path(&format!("run/probe.{}", row.name)));
+        let private = row.home.map(private).map(|(name, dir)| (name, dir.display().to_string()));
+        env.iter().map(|(name, value)| (name.clone(), value.clone())).chain(private).collect()
+    }
+
+    /// Returns a probe of an agent's program.
+    fn probe<'a>(&'a self, agent: &AgentConfig, program: &'a Path, env: &'a BTreeMap<String, String>) -> Probe<'a> {
+        let since = self.restarts.last();
+        Probe { program, env, engine: &self.engine, since, forced: agent.rung.is_some() }
     }
 
     /// Returns the agent's program, found on the PATH of its environment.
@@ -329,39 +371,6 @@ impl Mounts {
                     .hint(format!("install it: {}", row.install))
             }
         })
-    }
-
-    /// Asks the installed Codex whether its app-server can be joined. The answer is kept for that very file.
-    async fn check_codex(&self, program: &Path, env: &BTreeMap<String, String>) -> Result<(), Refusal> {
-        let stamp = std::fs::metadata(program)
-            .map(|data| format!("probe.{}:{}:{:?}", program.display(), data.len(), data.modified().ok()))
-            .unwrap_or_default();
-        let key = stamp.clone();
-        if self.engine.look(move |view| view.store.meta(&key).ok().flatten()).await? == Some("joined".into()) {
-            return Ok(());
-        }
-        let probe = tokio::process::Command::new(program)
-            .args(["app-server", "--help"])
-            .env_clear()
-            .envs(env)
-            .stdin(std::process::Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        let said = match tokio::time::timeout(Duration::from_secs(20), probe).await {
-            Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "it did not answer".into(),
-        };
-        if !said.contains("--listen") {
-            let message = format!(
-                "the installed Codex (`{}`) cannot be joined: its app-server cannot listen on a socket",
-                program.display()
-            );
-            return Err(Refusal::new(Code::Launch, message)
-                .hint("ccb needs Codex 0.169 or newer: npm install -g @openai/codex"));
-        }
-        self.engine.look(move |view| view.store.set_meta(&stamp, "joined").ok()).await?;
-        Ok(())
     }
 
     /// Returns the tmux server that the panes are in.
@@ -391,6 +400,8 @@ impl Mounts {
             return Ok(false);
         }
         self.presence(agent, Presence::Starting { why: "its pane is being opened".into() });
+        // Before there is a runner, which may ask what to start before we have heard of its pane.
+        self.kept.lock().await.rungs.remove(agent);
         self.starts
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -463,7 +474,7 @@ impl Mounts {
                 kept.auto_agents.contains(agent),
             )
         };
-        self.check(&config, &env).await?;
+        let (choice, rung, why) = self.chosen(&config, &env).await?;
         let socket = self.server().await?.socket().display().to_string();
         let pane = pane.map(|pane| (socket, pane));
         {
@@ -481,83 +492,73 @@ impl Mounts {
                 orders: Some(orders.clone()),
                 connection,
             });
-            slot.rung = rung_of(&config);
+            slot.rung = (rung, why);
+            slot.unheard = None;
         }
-        self.keep_running(agent, Some(identity)).await;
-        let program = self.program(&config, &env)?.display().to_string();
+        self.kept.lock().await.rungs.insert(agent.clone(), rung);
+        self.keep_running(agent, Some(identity.clone())).await;
+        let program = self.program(&config, &env)?;
+        let (help, version) = choice.words(&self.probe(&config, &program, &self.probing(&config, &env))).await;
+        let launching = Launching {
+            agent: agent.clone(),
+            rung,
+            program: program.display().to_string(),
+            help,
+            version,
+            auto,
+            session: self.agents.session(agent).await.filter(|session| !session.is_empty()),
+            words: injection::words(&self.agents, agent, &self.files),
+            mcp: injection::mcp_server(&ccb_program()?, self.files.home().work_dir(), &env),
+            files: self.files.clone(),
+            runner: identity,
+            config,
+            env,
+        };
+        let Ready { server, tui, env, session, anew, drive } = choice.prepare(&launching)?;
+        if let Some(session) = &session {
+            self.agents.set_session(agent, session).await;
+        }
+        self.start_transport(agent, rung, anew, drive);
         let cwd = self.files.home().work_dir().display().to_string();
-        let mut spec = LaunchSpec { agent: agent.clone(), cwd, env, server: None, tui: None };
-        match rung_of(&config).0 {
-            Rung::Joined => {
-                let socket = self.files.path(&format!("run/{agent}.sock"));
-                let address = format!("unix://{}", socket.display());
-                let place = codex::Place {
-                    reach: self.files.socket(&format!("run/{agent}.sock")),
-                    address,
-                    program,
-                    args: config.args.clone(),
-                    project: spec.cwd.clone(),
-                    words: injection::words(&self.agents, agent, &self.files),
-                };
-                let mcp = injection::mcp_server(&ccb_program()?, self.files.home().work_dir(), &spec.env);
-                let options = mcp.codex_options(self.files.home().work_dir(), &spec.env);
-                spec.server = Some(ServerSpec {
-                    argv: codex::server_argv(&place, options, auto),
-                    socket: socket.display().to_string(),
-                    log: self.files.path(&format!("run/{agent}.log")).display().to_string(),
-                });
-                self.start_transport(agent, |line, agents| tokio::spawn(codex::run(line, place, agents)));
-            }
-            Rung::Watched | Rung::Hooked if is_claude(&config) => {
-                let launch = self.prepare_claude(&config, &spec.env, program, auto).await?;
-                spec.tui = Some(launch.argv());
-                let files = self.files.clone();
-                let anew = Task::Launch(Box::new(launch.clone()));
-                if !self.agents.task(agent, anew) {
-                    self.start_transport(agent, |line, agents| tokio::spawn(claude::run(line, files, launch, agents)));
-                }
-            }
-            Rung::Watched | Rung::Hooked => {
-                spec.tui = Some(std::iter::once(program).chain(config.args.iter().cloned()).collect());
-                let place = watched::Place::new(&self.files, &config);
-                self.start_transport(agent, |line, agents| tokio::spawn(watched::run(line, place, agents)));
-            }
-        }
-        Ok(spec)
+        let env = launching.env.into_iter().chain(env).collect();
+        Ok(LaunchSpec { agent: agent.clone(), cwd, env, server, tui })
     }
 
-    /// Prepares a launch of Claude, in the session that it was last in if that is to go on.
-    async fn prepare_claude(
+    /// Returns how an agent is driven that this runner asks for. What runs in its pane already stays on the rung that
+    /// it was started on.
+    async fn chosen(
         &self,
         config: &AgentConfig,
         env: &BTreeMap<String, String>,
-        program: String,
-        auto: bool,
-    ) -> Result<claude::launch::Launch, Refusal> {
-        let session = self.agents.session(&config.name).await;
-        let project = self.files.home().work_dir();
-        let extras = Extras {
-            instructions: injection::words(&self.agents, &config.name, &self.files),
-            mcp: injection::mcp_server(&ccb_program()?, project, env).claude_config(),
-            auto,
-            plain: config.rung == Some(Rung::Watched),
+    ) -> Result<(Choice, Rung, String), Refusal> {
+        let started = self.kept.lock().await.rungs.get(&config.name).copied().filter(|_| config.command.is_none());
+        let Some(rung) = started.filter(|_| config.rung.is_none()) else {
+            return self.choose(config, env).await;
         };
-        let launch = Launch::prepare(&self.files, config, env, program, session, &extras)
-            .map_err(|error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Claude: {error}")))?;
-        self.agents.set_session(&config.name, &launch.session).await;
-        Ok(launch)
+        match self.choose(config, env).await {
+            Ok(best) if best.1 == rung => Ok(best),
+            other => match ladder::started(config.provider, rung) {
+                // The program may have been replaced meanwhile; what runs is none the worse for it.
+                Some(choice) => Ok((choice, rung, "what runs was started so".into())),
+                None => other,
+            },
+        }
     }
 
-    fn start_transport(&self, agent: &AgentName, start: impl FnOnce(Line, Agents) -> tokio::task::JoinHandle<()>) {
+    /// Starts an agent's transport; one that drives it on this rung already is told of the launch.
+    fn start_transport(&self, agent: &AgentName, rung: Rung, anew: Option<Launch>, drive: Drive) {
         let mut table = self.agents.lock();
         let Some(slot) = table.get_mut(agent) else { return };
-        if slot.tasks.as_ref().is_some_and(|tasks| !tasks.is_closed()) {
+        if let Some((tasks, _)) = slot.tasks.as_ref().filter(|(tasks, on)| *on == rung && !tasks.is_closed()) {
+            if let Some(anew) = anew {
+                tasks.send(Task::Launch(Box::new(anew))).ok();
+            }
             return;
         }
         let (tx, tasks) = unbounded_channel();
-        slot.tasks = Some(tx);
+        slot.tasks = Some((tx, rung));
         let line = Line::new(agent.clone(), self.engine.clone(), tasks);
-        start(line, self.agents.clone());
+        tokio::spawn(drive(line, self.agents.clone()));
     }
 
     /// The environment of an agent: its mounter's, its configuration's, and ours.
@@ -647,6 +648,12 @@ impl Mounts {
     /// Starts an agent's pane again, unless it dies, or cannot be opened, each time.
     async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
         log(&format!("{agent}: {why}"));
+        // Its death may be seen by two watchers: the second must not count the successor among the dead.
+        let turn = self.restarts.turn(agent);
+        let _one_at_a_time = turn.lock().await;
+        if self.is_running(agent).await {
+            return;
+        }
         let _noted = self.terminal_died(agent, Duration::ZERO).await;
         while self.kept.lock().await.running.contains_key(agent) {
             let short = {
@@ -656,10 +663,15 @@ impl Mounts {
                 starts.len()
             };
             if short >= BREAKER {
-                let last = self.agents.lock().get(agent).and_then(|slot| slot.error.clone()).unwrap_or_default();
-                let why = format!("its pane died {BREAKER} times within {} s ({last})", SHORT_LIFE.as_secs());
+                let last = self.agents.lock().get(agent).and_then(|slot| slot.error.clone());
+                let last = last.map_or(String::new(), |last| format!(" ({last})"));
+                let why = format!("its pane died {BREAKER} times within {} s{last}", SHORT_LIFE.as_secs());
+                let why = format!("{why}; start it with `ccb`");
                 self.keep_running(agent, None).await;
-                self.engine.tell(Input::Gone { agent: agent.clone(), why: format!("{why}; start it with `ccb`") });
+                // By its transport, which may still be telling of the last death: this is the last word.
+                if !self.agents.task(agent, Task::RunnerGone { why: why.clone() }) {
+                    self.engine.tell(Input::Gone { agent: agent.clone(), why });
+                }
                 return;
             }
             match self.open_pane(agent).await {
@@ -739,25 +751,10 @@ impl Mounts {
     }
 }
 
-/// Whether it is the real Claude that is to run, and no command in its place.
-fn is_claude(config: &AgentConfig) -> bool {
-    config.provider == Provider::Claude && config.command.is_none()
-}
-
 /// Returns the path of `ccb`, which is installed beside us.
 fn ccb_program() -> Result<PathBuf, Refusal> {
     let ccb = crate::process::own_program().map(|exe| exe.with_file_name("ccb"));
     ccb.map_err(|error| Refusal::new(Code::Launch, format!("where is ccb? {error}")))
-}
-
-/// Returns the rung on which an agent is driven, and why that one.
-fn rung_of(config: &AgentConfig) -> (Rung, String) {
-    match (config.rung, &config.command, config.provider.row().rungs.first()) {
-        (Some(rung), _, _) => (rung, "forced by the configuration".into()),
-        (None, Some(_), _) => (Rung::Watched, "a configured command".into()),
-        (None, None, Some(rung)) => (*rung, "the best one for this CLI".into()),
-        (None, None, None) => (Rung::Watched, "no better one is known in this version".into()),
-    }
 }
 
 /// Reads a file of a project, which may be anything: only a regular one, and not a large one.

@@ -172,6 +172,16 @@ pub async fn composer_state(target: &Target) -> Option<Sight> {
     see(target, target.look?).await.ok().map(|(_, sight)| sight)
 }
 
+/// Returns what the pane shows, if it is proved to be the pinned one and its screen can be read, and whether a turn is
+/// on by it.
+pub async fn glance(target: &Target) -> Option<(Sight, bool)> {
+    let look = target.look?;
+    alive(target).ok()?;
+    let (pane, capture) = target.server.capture(&target.pins.pane).await.ok()?;
+    is_pinned(target, &pane).ok()?;
+    Some((look.read(&capture), look.at_work(&capture)))
+}
+
 /// Returns what keeps keys from the pinned pane now, if something does.
 pub async fn held_back(target: &Target) -> Option<String> {
     let free = async {
@@ -248,10 +258,16 @@ async fn submit(target: &Target, look: Look, text: &str, gate: &Gate<'_>) -> Res
     let millis = u64::try_from(text.len() / 1024).unwrap_or(u64::MAX);
     let deadline = Instant::now() + APPEARS + Duration::from_millis(millis);
     let mut dialogs = 0;
+    let mut shown = (look.settles() == Duration::ZERO).then(Instant::now);
     let mut pause = Duration::from_millis(2);
     loop {
         let (why, dialog) = match see(target, look).await {
             Ok((pane, sight)) => match ours(look, &sight, text) {
+                // One that makes a new line of an Enter soon after a paste is given its time.
+                Ok(()) if shown.is_none_or(|shown| shown.elapsed() < look.settles()) => {
+                    shown.get_or_insert_with(Instant::now);
+                    ("our text has only just appeared in its composer".to_owned(), false)
+                }
                 Ok(()) => {
                     gate(Edge::Enter).map_err(|why| Delivery::Stuck { why })?;
                     failpoint::hit("paste.enter").await;
@@ -392,9 +408,13 @@ async fn paste(
     let guarded = if stepwise {
         server.load(&body.dir, &body.name).await.map_err(failed)?;
         failpoint::hit("paste.loaded").await;
+        alive(target)?;
         server.press(&target.pins, cursor, &keys, None).await.map_err(failed)?
     } else {
         keys.extend(then.iter().map(|key| Keys::Key(*key)));
+        // Once more: the pins name the pane's runner, which may be starting another program in it just now, and one
+        // that takes no pastes yet would take each line for a prompt.
+        alive(target)?;
         server.press(&target.pins, cursor, &keys, Some((&body.dir, &body.name))).await.map_err(failed)?
     };
     if let Guarded::Held(pane) = guarded {

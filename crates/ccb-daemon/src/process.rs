@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use rustix::io::Errno;
 pub use rustix::process::Signal;
-use rustix::process::{Pid, getpid, kill_process, test_kill_process};
+use rustix::process::{Pid, getpid, kill_process, kill_process_group, test_kill_process};
 use serde::{Deserialize, Serialize};
 use tokio::io::unix::AsyncFd;
 
@@ -262,6 +262,11 @@ pub fn children(pid: u32) -> Vec<Identity> {
     system::pids().into_iter().filter(child).filter_map(Identity::of).collect()
 }
 
+/// Returns the files that a process holds open, as far as the system tells.
+pub(crate) fn open_files(pid: u32) -> Vec<std::path::PathBuf> {
+    system::open_files(pid)
+}
+
 /// Returns whether `pid` is `ancestor` or descends from it, and `ancestor` is alive.
 ///
 /// A process whose parent has died belongs to the system, not to its grandparent.
@@ -278,6 +283,28 @@ pub fn descends_from(pid: u32, ancestor: &Identity) -> bool {
         }
     }
     false
+}
+
+/// Returns whether it is `ancestor` or a descendant of it that listens on that port of the IPv4 loopback; where the
+/// system does not tell, that it is.
+pub(crate) fn listens(ancestor: &Identity, port: u16) -> bool {
+    let socket = match system::listener(port) {
+        Ok(Some(socket)) => socket,
+        Ok(None) => return false,
+        Err(_) => return ancestor.is_alive(),
+    };
+    let of_family = |pid: &u32| descends_from(*pid, ancestor);
+    ancestor.is_alive()
+        && (system::holds(ancestor.pid, &socket)
+            || system::pids().into_iter().filter(of_family).any(|pid| system::holds(pid, &socket)))
+}
+
+/// Kills a child of ours that leads a process group, and all that is in the group. While the child has not been waited
+/// for, the group's number can be nobody else's.
+pub(crate) fn kill_group(child: &tokio::process::Child) -> io::Result<()> {
+    // None, if it has been waited for.
+    let Some(pid) = child.id() else { return Ok(()) };
+    Ok(kill_process_group(number(pid)?, Signal::KILL)?)
 }
 
 /// Sends a signal to this process itself.
@@ -329,6 +356,11 @@ mod system {
 
     use super::Stat;
 
+    pub(super) fn open_files(pid: u32) -> Vec<std::path::PathBuf> {
+        let open = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten();
+        open.filter_map(|file| std::fs::read_link(file.ok()?.path()).ok()).collect()
+    }
+
     pub(super) fn boot() -> &'static str {
         static BOOT: LazyLock<String> = LazyLock::new(|| {
             std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned()
@@ -338,6 +370,23 @@ mod system {
 
     pub(super) fn stat(pid: u32) -> Option<Stat> {
         parse(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Returns what `/proc` calls the socket that listens on that port of the loopback.
+    pub(super) fn listener(port: u16) -> io::Result<Option<String>> {
+        let table = std::fs::read_to_string("/proc/net/tcp")?;
+        let local = format!("0100007F:{port:04X}");
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let found = lines.find(|words| words.get(1) == Some(&local.as_str()) && words.get(3) == Some(&"0A"));
+        Ok(found.and_then(|words| words.get(9).map(|inode| format!("socket:[{inode}]"))))
+    }
+
+    /// Returns whether the process has this socket open.
+    pub(super) fn holds(pid: u32, socket: &str) -> bool {
+        let Ok(descriptors) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
+        descriptors
+            .filter_map(Result::ok)
+            .any(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target.as_os_str() == socket))
     }
 
     /// Reads the line of `/proc/<pid>/stat`. The name in parentheses can hold anything, so what counts
@@ -385,6 +434,11 @@ mod system {
 
     use super::{Stat, exists};
 
+    /// Not known here without calls that are not safe: an agent's hooks tell, where they run.
+    pub(super) fn open_files(_pid: u32) -> Vec<std::path::PathBuf> {
+        Vec::new()
+    }
+
     pub(super) fn boot() -> &'static str {
         ""
     }
@@ -395,6 +449,14 @@ mod system {
 
     pub(super) fn name(_pid: u32) -> Option<Vec<u8>> {
         None
+    }
+
+    pub(super) fn listener(_port: u16) -> io::Result<Option<String>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    pub(super) fn holds(_pid: u32, _socket: &str) -> bool {
+        false
     }
 
     pub(super) fn pids() -> Vec<u32> {

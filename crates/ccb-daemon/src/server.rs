@@ -222,6 +222,7 @@ impl Connection {
     async fn dispatch(&mut self, method: &str, params: Value) -> Result<Value, Refusal> {
         match method {
             wire::Ask::METHOD => to_value(&self.ask(parameters(params)?).await?),
+            wire::Retry::METHOD => to_value(&self.retry(parameters(params)?).await?),
             wire::Ack::METHOD => {
                 let wire::Ack { id } = parameters(params)?;
                 self.door.engine.submit(Input::Acknowledged { id }).await?;
@@ -264,13 +265,21 @@ impl Connection {
             wire::Launch::METHOD => {
                 let wire::Launch { agent, pane } = parameters(params)?;
                 let agent = self.agent(&agent)?;
-                let spec = self.door.mounts.launch(&agent, pane, self.pid, self.guest.number(), &self.out).await?;
+                let spec = self.door.mounts.launch(&agent, pane, self.pid, self.guest.number(), &self.out).await;
+                self.door.mounts.launched(&agent, spec.as_ref().err());
+                let spec = spec?;
                 self.runs = Some(agent);
                 to_value(&spec)
             }
+            wire::Restart::METHOD => {
+                let restart: wire::Restart = parameters(params)?;
+                let agent = self.agent(&restart.agent)?;
+                to_value(&self.door.mounts.restart(agent, restart).await?)
+            }
             wire::Hook::METHOD => {
                 let wire::Hook { agent, hook } = parameters(params)?;
-                if let Asker::Agent { name } = self.asker(Some(&agent)) {
+                let deaf = hook.tells_end() && crate::failpoint::sabotaged("ends-heard");
+                if !deaf && let Asker::Agent { name } = self.asker(Some(&agent)) {
                     self.door.agents.task(&name, Task::Hook(hook));
                 }
                 to_value(&wire::Done {})
@@ -327,12 +336,6 @@ impl Connection {
             (Err(_), Ok(agent)) if self.view(ask.id.clone()).await.is_ok() => agent,
             (Err(refusal), _) => return Err(refusal),
         };
-        if !ask.id.is_of_our_form() {
-            let message = format!("`{}` has not the form of a request's id", ask.id);
-            return Err(
-                Refusal::new(Code::BadParameters, message).hint("YYYYMMDD-HHMMSS-mmm-<pid>-<n>, at most 52 characters")
-            );
-        }
         if ask.message.trim().is_empty() {
             return Err(
                 Refusal::new(Code::BadParameters, "the message is empty").hint("say what you want: ask <agent> \"…\"")
@@ -346,17 +349,56 @@ impl Connection {
             no_wrap: ask.no_wrap,
             waits: ask.waits,
             deadline,
-            ..Request::new(ask.id.clone(), agent.clone(), ask.message, now)
+            ..Request::new(ask.id, agent, ask.message, now)
         };
-        let id = ask.id.clone();
+        self.accept(request).await
+    }
+
+    /// Accepts a request that asks again what one that is over has asked.
+    async fn retry(&self, retry: wire::Retry) -> Result<wire::Accepted, Refusal> {
+        let of = retry.of.clone();
+        let found = self.door.engine.look(move |view| {
+            let original = view.state.requests.get(&of).cloned();
+            original.map_or_else(|| view.store.request(&of), |original| Ok(Some(original)))
+        });
+        let found = found.await?.map_err(|error| Refusal::new(Code::Store, format!("{error:#}")))?;
+        let original = found.ok_or_else(|| unknown(&retry.of))?;
+        let now = self.door.clock.now();
+        let deadline = match retry.timeout_s {
+            Some(seconds) if seconds < 0.0 => None,
+            Some(seconds) => Some(now.after(i64::try_from(millis(seconds)).unwrap_or(i64::MAX))),
+            None => original.deadline.map(|at| now.after(at.since(original.accepted))),
+        };
+        let note = views::retry_note(&original);
+        let request = Request {
+            asker: self.asker(retry.caller.as_deref()),
+            no_wrap: original.no_wrap,
+            waits: retry.waits,
+            deadline,
+            retry_of: Some(original.id),
+            ..Request::new(retry.id, original.agent, original.message, now)
+        };
+        Ok(wire::Accepted { note, ..self.accept(request).await? })
+    }
+
+    /// Submits a request that was made from a call.
+    async fn accept(&self, request: Request) -> Result<wire::Accepted, Refusal> {
+        if !request.id.is_of_our_form() {
+            let message = format!("`{}` has not the form of a request's id", request.id);
+            return Err(
+                Refusal::new(Code::BadParameters, message).hint("YYYYMMDD-HHMMSS-mmm-<pid>-<n>, at most 52 characters")
+            );
+        }
+        let (agent, again) = (request.agent.clone(), request.retry_of.clone());
+        let (id, look_at) = (request.id.clone(), request.id.clone());
         let submitted = self.door.engine.submit_and_look(Input::Submit(Box::new(request)), move |verdict, view| {
-            (verdict, view.state.requests.get(&id).map(|request| views::request(view.state, request)))
+            (verdict, view.state.requests.get(&look_at).map(|request| views::request(view.state, request)))
         });
         let (verdict, view) = submitted.await?;
         let repeated = match verdict {
             Verdict::Repeated => true,
             Verdict::Conflict => {
-                return Err(Refusal::new(Code::Conflict, format!("the id {} is taken by another request", ask.id)));
+                return Err(Refusal::new(Code::Conflict, format!("the id {id} is taken by another request")));
             }
             Verdict::UnknownAgent => {
                 return Err(Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` in this project")));
@@ -364,11 +406,15 @@ impl Connection {
             Verdict::TooDeep { depth, limit } => return Err(too_deep(depth, limit)),
             Verdict::TooMany { open, limit } => return Err(too_many(open, limit)),
             Verdict::Cycle(ring) => return Err(cycle(&ring)),
-            Verdict::Accepted | Verdict::Fine | Verdict::Nothing => false,
+            Verdict::NotOver(state) => return Err(not_over(again.as_ref().unwrap_or(&id), state)),
+            Verdict::NoQuestion => return Err(no_question(again.as_ref().unwrap_or(&id))),
+            Verdict::Nothing => return Err(unknown(again.as_ref().unwrap_or(&id))),
+            Verdict::Accepted | Verdict::Fine => false,
         };
         let provider = self.door.agents.lock().get(&agent).map(|slot| slot.config.provider.row().display);
         let (state, why) = view.map(|view| (view.state, view.why)).unwrap_or_default();
-        Ok(wire::Accepted { id: ask.id, agent, provider: provider.unwrap_or_default().into(), repeated, state, why })
+        let provider = provider.unwrap_or_default().into();
+        Ok(wire::Accepted { id, agent, provider, repeated, state, why, note: None })
     }
 
     async fn view(&self, id: RequestId) -> Result<wire::RequestView, Refusal> {
@@ -513,6 +559,7 @@ impl Connection {
         let (door, out) = (self.door.clone(), self.out.clone());
         let task = tokio::spawn(async move {
             let _waiting = waiting;
+            let mut told = None;
             while let Some(request) = changes.recv().await {
                 let _turn = out.turn().await;
                 let settled = request.is_settled();
@@ -525,8 +572,12 @@ impl Connection {
                 }
                 let sent = if settled {
                     out.answer(&call, to_value(&view)).await
+                } else if told.as_ref() == Some(&progress) {
+                    Ok(())
                 } else {
-                    out.send(wire::notice_line("progress", &progress))
+                    let sent = out.send(wire::notice_line("progress", &progress));
+                    told = Some(progress);
+                    sent
                 };
                 if sent.is_err() || settled {
                     return;
@@ -633,6 +684,16 @@ fn cycle(ring: &[AgentName]) -> Refusal {
     };
     Refusal::new(Code::Cycle, format!("{}: {waits}", names.join(" → ")))
         .hint("ask without waiting (`ask --async`), or answer yourself")
+}
+
+fn not_over(of: &RequestId, state: &str) -> Refusal {
+    Refusal::new(Code::NoRetry, format!("{of} is not over ({state}), so it is not asked again"))
+        .hint(format!("`ccb pend {of}` shows its answer once it is there, `ccb cancel {of}` ends it"))
+}
+
+fn no_question(of: &RequestId) -> Refusal {
+    Refusal::new(Code::NoRetry, format!("{of} is a notice, which only brings an answer: there is nothing to ask again"))
+        .hint(format!("`ccb explain {of}` names the request whose answer it brings"))
 }
 
 fn unknown(id: &RequestId) -> Refusal {

@@ -39,7 +39,7 @@ const OPTIONS: &[&[&str]] = &[
     &["-g", "status-left", " ccb "],
     &["-g", "status-right", ""],
     &["-g", "pane-border-status", "top"],
-    &["-g", "pane-border-format", " #{@ccb} "],
+    &["-g", "pane-border-format", " #{@ccb}#{?@ccb_waits, ⚠ waiting for you,} "],
     &["-g", "remain-on-exit", "off"],
     &["-g", "allow-rename", "off"],
     &["-g", "automatic-rename", "off"],
@@ -283,6 +283,16 @@ impl Server {
         self.run(vec![command("set-option", &["-p", "-t", id(pane)?, "@ccb", name(label)?])], None).await.map(drop)
     }
 
+    /// Marks a pane whose agent waits for its human, or takes the mark away. In a server of our own its border shows it.
+    pub async fn mark(&self, pane: &str, waits: bool) -> Result<()> {
+        let words: [&str; 5] = if waits {
+            ["-p", "-t", id(pane)?, "@ccb_waits", "1"]
+        } else {
+            ["-p", "-u", "-t", id(pane)?, "@ccb_waits"]
+        };
+        self.run(vec![command("set-option", &words)], None).await.map(drop)
+    }
+
     /// Returns the living panes of the window of `target` (a window or one of its panes).
     pub async fn window_panes(&self, target: &str) -> Result<Vec<Pane>> {
         let out = self.run(vec![command("list-panes", &["-t", id(target)?, "-F", FORMAT])], None).await?;
@@ -294,6 +304,12 @@ impl Server {
     pub async fn pane(&self, pane: &str) -> Result<Pane> {
         let out = self.run(vec![command("display-message", &["-p", "-t", id(pane)?, FORMAT])], None).await?;
         self.read(out.trim_end())?.ok_or_else(|| Error::NoPane(pane.to_owned()))
+    }
+
+    /// Returns the title that the program in a pane has given it: foreign text.
+    pub(crate) async fn title(&self, pane: &str) -> Result<String> {
+        let out = self.run(vec![command("display-message", &["-p", "-t", id(pane)?, "#{pane_title}"])], None).await?;
+        Ok(out.trim_end().to_owned())
     }
 
     /// Returns the pane as it is now with what it shows, both of the same moment.

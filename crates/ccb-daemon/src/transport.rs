@@ -2,24 +2,33 @@
 
 pub(crate) mod claude;
 pub(crate) mod codex;
+pub(crate) mod droid;
 pub(crate) mod follow;
+pub(crate) mod gemini;
+mod joined;
+pub(crate) mod ladder;
+pub(crate) mod opencode;
+pub(crate) mod records;
 pub(crate) mod seat;
+pub(crate) mod shell;
+pub(crate) mod storage;
 pub(crate) mod watched;
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::Duration;
 
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::prompt;
-use ccb_core::provider::claude::Hook;
-use ccb_core::request::Kind;
+use ccb_core::provider::hook::Hook;
+use ccb_core::request::{Kind, Request};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
 use ccb_core::wire::RunnerEvent;
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
 use crate::engine::Engine;
-use crate::transport::claude::launch::Launch;
 
 /// What a transport is told.
 #[derive(Clone, Debug)]
@@ -43,6 +52,8 @@ pub(crate) enum Task {
         kind: Kind,
         /// The turn that it was seen in, if it was.
         turn: Option<String>,
+        /// Whether the agent may have said yes to it.
+        handed: bool,
         /// Whether this is the last time of asking.
         last: bool,
     },
@@ -50,13 +61,36 @@ pub(crate) enum Task {
     Runner(RunnerEvent),
     /// A hook of the agent tells something.
     Hook(Hook),
-    /// Claude is launched anew.
+    /// Tell what its screen shows now, if it is one that can be read.
+    Glance(UnboundedSender<Presence>),
+    /// The agent is launched anew.
     Launch(Box<Launch>),
     /// The pane's runner and all that it ran are gone.
     RunnerGone {
         /// Why.
         why: String,
     },
+}
+
+/// How an agent's program is started in a session, and goes on in one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Launch {
+    /// Where the program keeps its records.
+    pub(crate) records: PathBuf,
+    /// The session that it is started in.
+    pub(crate) session: String,
+    /// The command line of the first start.
+    pub(crate) argv: Vec<String>,
+    /// The command line that goes on in a session: what stands before its id, and after it.
+    pub(crate) resume: (Vec<String>, Vec<String>),
+}
+
+impl Launch {
+    /// Returns the command line that goes on in that session.
+    pub(crate) fn resume(&self, session: &str) -> Vec<String> {
+        let (before, after) = &self.resume;
+        before.iter().cloned().chain([session.to_owned()]).chain(after.iter().cloned()).collect()
+    }
 }
 
 /// A delivery on its way.
@@ -105,20 +139,29 @@ pub(crate) struct Line {
     held: VecDeque<Task>,
     /// The last presence told, so that nothing is told twice.
     pub(crate) told: Option<Presence>,
+    /// The last delivery that it was told of.
+    heard: Option<(RequestId, u32)>,
 }
+
+/// How long a delivery may be on its way from the engine.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 impl Line {
     /// Returns the line of an agent of which nothing was told.
     pub(crate) fn new(agent: AgentName, engine: Engine, tasks: UnboundedReceiver<Task>) -> Self {
-        Self { agent, engine, tasks, held: VecDeque::new(), told: None }
+        Self { agent, engine, tasks, held: VecDeque::new(), told: None, heard: None }
     }
 
     /// Waits for the next task; none: there will be no more.
     pub(crate) async fn task(&mut self) -> Option<Task> {
-        match self.held.pop_front() {
+        let task = match self.held.pop_front() {
             Some(task) => Some(task),
             None => self.tasks.recv().await,
+        };
+        if let Some(Task::Offer(Offer { id, attempt, .. }) | Task::Reconcile { id, attempt, .. }) = &task {
+            self.heard = Some((id.clone(), *attempt));
         }
+        task
     }
 
     /// Tells what the agent is doing, if that is news.
@@ -135,15 +178,33 @@ impl Line {
     }
 
     /// Tells that the agent is gone, after its records were read to their end.
-    pub(crate) fn gone(&mut self, why: &str) {
-        // An offer that has just come goes back: nobody need doubt what became of it.
-        while let Ok(task) = self.tasks.try_recv() {
+    pub(crate) async fn gone(&mut self, why: &str) {
+        // An offer that has just come, or is on its way, goes back: nobody need doubt what became of it. No other one is
+        // made after this.
+        self.presence(Presence::Starting { why: why.to_owned() });
+        let at_hand = self.at_hand().await.map(|(id, attempt, _)| (id, attempt));
+        let mut awaited = at_hand.filter(|delivery| self.heard.as_ref() != Some(delivery));
+        let patience = Instant::now() + ON_ITS_WAY;
+        loop {
+            let task = match self.tasks.try_recv() {
+                Ok(task) => task,
+                Err(_) if awaited.is_none() => break,
+                Err(_) => match tokio::time::timeout_at(patience, self.tasks.recv()).await {
+                    Ok(Some(task)) => task,
+                    Ok(None) | Err(_) => break,
+                },
+            };
             match task {
                 Task::Offer(offer) => {
-                    self.presence(Presence::Starting { why: why.to_owned() });
+                    awaited.take_if(|(id, attempt)| *id == offer.id && *attempt == offer.attempt);
                     self.not_handed_over(&offer, why);
                 }
-                other => self.held.push_back(other),
+                other => {
+                    if let Task::Reconcile { id, attempt, .. } = &other {
+                        awaited.take_if(|(of, at)| of == id && at == attempt);
+                    }
+                    self.held.push_back(other);
+                }
             }
         }
         self.told = None;
@@ -160,9 +221,28 @@ impl Line {
         found.await.ok().flatten()
     }
 
+    /// Returns whether a request is over for its asker, although the agent may still be at it.
+    pub(crate) async fn is_over(&self, id: &RequestId) -> bool {
+        let id = id.clone();
+        let found = self.engine.look(move |view| view.state.requests.get(&id).is_none_or(Request::is_settled));
+        found.await.unwrap_or(true)
+    }
+
+    /// Returns whether a request is still to be handed over: neither over nor being cancelled.
+    pub(crate) async fn is_wanted(&self, id: &RequestId) -> bool {
+        let id = id.clone();
+        let found = self.engine.look(move |view| {
+            view.state.requests.get(&id).is_some_and(|request| !request.is_settled() && request.cancel.is_none())
+        });
+        found.await.unwrap_or(false)
+    }
+
     /// Tells that nothing of an offer left us. The presence that keeps the engine from offering again at once has
     /// been told before.
     pub(crate) fn not_handed_over(&self, offer: &Offer, why: &str) {
+        // Others tell presences too: the engine is not to offer again by one of theirs that is older.
+        let presence = self.told.clone().unwrap_or_else(|| Presence::Starting { why: why.to_owned() });
+        self.engine.tell(Input::Presence { agent: self.agent.clone(), presence });
         let (id, attempt) = (offer.id.clone(), offer.attempt);
         self.engine.tell(Input::NotHandedOver { id, attempt, why: why.to_owned() });
     }

@@ -2,6 +2,8 @@
 
 use ccb_core::config::AgentConfig;
 use ccb_core::id::RequestId;
+use ccb_core::outcome::{Failure, Outcome};
+use ccb_core::provider::Rung;
 use ccb_core::request::{Request, Stage};
 use ccb_core::state::{Presence, State};
 use ccb_core::step::waits_for;
@@ -19,6 +21,8 @@ pub(crate) fn request(state: &State, request: &Request) -> RequestView {
         agent: request.agent.clone(),
         asker: request.asker.word().to_owned(),
         parent: request.parent.clone(),
+        retry_of: request.retry_of.clone(),
+        retries: request.retries.clone(),
         kind: request.kind.clone(),
         summary: summary(&request.message),
         state: request.stage.word().to_owned(),
@@ -30,6 +34,19 @@ pub(crate) fn request(state: &State, request: &Request) -> RequestView {
         delivered: request.delivered,
         settlement: request.settlement().cloned(),
     }
+}
+
+/// Returns what somebody who asks a request again should know of it.
+pub(crate) fn retry_note(original: &Request) -> Option<String> {
+    let (id, agent) = (&original.id, &original.agent);
+    let settlement = original.settlement()?;
+    let is_unknown = matches!(settlement.outcome, Outcome::Failed { reason: Failure::UnknownDelivery, .. });
+    if original.held {
+        return Some(format!("`{agent}` is still at {id}, which is settled: `ccb cancel {id}` stops it"));
+    }
+    (is_unknown && settlement.late.is_none()).then(|| {
+        format!("it is not known whether `{agent}` got {id}: it may now be asked the same twice, as you wanted")
+    })
 }
 
 /// Returns what a waiting caller is told of a request.
@@ -117,10 +134,14 @@ pub(crate) struct SlotView {
 
 impl From<&Slot> for SlotView {
     fn from(slot: &Slot) -> Self {
+        let (rung, why) = match slot.unheard {
+            Some(why) => (Rung::Watched, why),
+            None => (slot.rung.0, slot.rung.1.as_str()),
+        };
         Self {
             config: slot.config.clone(),
-            rung: slot.rung.0.word().to_owned(),
-            rung_why: slot.rung.1.clone(),
+            rung: rung.word().to_owned(),
+            rung_why: why.to_owned(),
             pane: slot.runner.as_ref().and_then(|runner| runner.pane.as_ref()).map(|(_, pane)| pane.clone()),
             error: slot.error.clone(),
         }

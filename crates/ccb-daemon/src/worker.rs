@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -84,14 +84,13 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     let (effects_in, effects) = unbounded_channel();
     let (news_in, news) = unbounded_channel();
     let (leave, leaving) = unbounded_channel();
-    let outlets = Outlets { effects: effects_in, news: news_in, leave };
+    let (presences_in, presences) = unbounded_channel();
+    let outlets = Outlets { effects: effects_in, news: news_in, presences: presences_in, leave };
     let engine = Engine::start(store, ground.clone(), policy(), clock, outlets)?;
     let agents = Agents::new(engine.clone());
     let (session_in, sessions) = unbounded_channel();
     let mounts = Arc::new(Mounts::new(files.clone(), engine.clone(), agents.clone(), session_in));
-    let tcp = open_tcp(&engine).await;
-    notes.extend(tcp.as_ref().err().map(|error| format!("{error:#}")));
-    let tcp = tcp.ok().flatten();
+    let tcp = open_tcp(&engine, &mut notes).await;
     let record = Record {
         files: files.clone(),
         generation,
@@ -133,6 +132,7 @@ async fn serve(files: Arc<Files>) -> anyhow::Result<u8> {
     tokio::spawn(timers::run(orders, engine.clone(), clock));
     tokio::spawn(perform(effects, agents.clone(), arm.clone(), door.clone()));
     tokio::spawn(watch_ground(door.clone(), leaving, claim));
+    tokio::spawn(crate::notify::run(presences, agents.clone(), files.clone()));
     tokio::spawn(listen_to_news(news, arm, unsettled.clone()));
     record.write("running", None).context("cannot write `askd.json`")?;
     tokio::spawn(heartbeat(record.clone(), unsettled.clone()));
@@ -203,16 +203,15 @@ async fn end(door: &Door) -> u8 {
     code
 }
 
-/// Opens the TCP door if it is wanted. That it cannot be opened is no reason not to serve.
-async fn open_tcp(engine: &Engine) -> anyhow::Result<Option<(TcpListener, Address)>> {
-    let Some(setting) = std::env::var(LISTEN).ok().filter(|setting| !setting.trim().is_empty()) else {
-        return Ok(None);
-    };
+/// Opens the TCP door if it is wanted. That it cannot be opened is no reason not to serve, but is told in `notes`.
+async fn open_tcp(engine: &Engine, notes: &mut Vec<String>) -> Option<(TcpListener, Address)> {
+    let setting = std::env::var(LISTEN).ok().filter(|setting| !setting.trim().is_empty())?;
     let opened = crate::tcp::open(&setting, engine).await;
     if let Err(error) = &opened {
         log(&format!("{error:#}"));
+        notes.push(format!("{error:#}"));
     }
-    opened.map(Some)
+    opened.ok()
 }
 
 /// Says on the standard output, which the keeper reads, how the start went.
@@ -267,14 +266,14 @@ async fn perform(mut effects: UnboundedReceiver<Effect>, agents: Agents, arm: Un
         match effect {
             Effect::Arm { id, timer, at } => drop(arm.send(Arm::At(id, timer, at))),
             Effect::Interrupt { agent, id, turn } => drop(agents.task(&agent, Task::Interrupt { id, turn })),
-            Effect::Reconcile { agent, id, attempt, turn, last } => {
+            Effect::Reconcile { agent, id, attempt, turn, handed, last } => {
                 let of = id.clone();
                 let kind = door
                     .engine
                     .look(move |view| view.state.requests.get(&of).map(|request| request.kind.clone()))
                     .await;
                 let Ok(Some(kind)) = kind else { continue };
-                agents.task(&agent, Task::Reconcile { id, attempt, kind, turn, last });
+                agents.task(&agent, Task::Reconcile { id, attempt, kind, turn, handed, last });
             }
             Effect::Offer { agent, id, attempt, kind, message, no_wrap } => {
                 // Fencing: a deleted lock file may have let another worker in. Nothing is offered without the lock.
@@ -322,6 +321,9 @@ async fn listen_to_news(mut news: UnboundedReceiver<Request>, arm: UnboundedSend
     }
 }
 
+/// How long a keeper may take to adopt a worker before it is looked for again.
+const ADOPTION: Duration = Duration::from_secs(2);
+
 /// Has this worker give way when the engine or somebody who wants to succeed it has found its ground lost.
 async fn watch_ground(door: Arc<Door>, mut leaving: UnboundedReceiver<String>, claim: Claim) {
     loop {
@@ -332,21 +334,28 @@ async fn watch_ground(door: Arc<Door>, mut leaving: UnboundedReceiver<String>, c
     }
 }
 
-/// Starts a keeper when ours has died: it adopts this worker.
+/// Starts a keeper when ours has died: it adopts this worker. It finds it by its socket, and so does everybody else:
+/// without one, another worker has to serve.
 async fn replace_keeper(door: Arc<Door>) {
     loop {
         door.keeper_lost.notified().await;
-        if door.is_stopping() {
-            return;
-        }
-        if let Some(what) = door.ground.lost() {
-            return door.give_way(what);
-        }
-        log("the keeper is gone; another one is started");
-        match start_keeper(&door) {
-            // Reaped when it ends; it is not ours to end.
-            Ok(mut child) => drop(tokio::spawn(async move { child.wait().await })),
-            Err(error) => log(&format!("no keeper could be started: {error}")),
+        while door.keeper.load(Ordering::SeqCst) == 0 {
+            if door.is_stopping() {
+                return;
+            }
+            if let Some(what) = door.ground.lost() {
+                return door.give_way(what);
+            }
+            if !door.files.path(file::SOCKET).exists() {
+                return door.give_way("askd's socket was deleted, and there is no keeper; the next worker takes over");
+            }
+            log("the keeper is gone; another one is started");
+            match start_keeper(&door) {
+                // Reaped when it ends; it is not ours to end.
+                Ok(mut child) => drop(tokio::spawn(async move { child.wait().await })),
+                Err(error) => log(&format!("no keeper could be started: {error}")),
+            }
+            tokio::time::sleep(ADOPTION).await;
         }
     }
 }

@@ -225,6 +225,12 @@ async fn sessions_and_panes_come_and_go() {
     lab.server.label(&other.pins.pane, "reviewer").await.unwrap();
     assert!(matches!(lab.server.label(&other.pins.pane, "#(x)").await, Err(Error::Word { .. })));
     assert_eq!(lab.tmux(&["display-message", "-p", "-t", &other.pins.pane, "#{@ccb}"]).unwrap(), "reviewer\n");
+    let shown = || lab.tmux(&["display-message", "-p", "-t", &other.pins.pane, "#{E:pane-border-format}"]).unwrap();
+    for (waits, border) in [(true, " reviewer ⚠ waiting for you \n"), (false, " reviewer \n"), (false, " reviewer \n")]
+    {
+        lab.server.mark(&other.pins.pane, waits).await.unwrap();
+        assert_eq!(shown(), border);
+    }
     let panes = lab.server.window_panes(&pane.window).await.unwrap();
     assert_eq!(panes.iter().map(|pane| &pane.pins).collect::<Vec<_>>(), [&pane.pins, &other.pins]);
     assert_eq!(lab.server.pane(&other.pins.pane).await.unwrap().pins, other.pins);

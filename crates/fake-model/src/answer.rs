@@ -90,6 +90,8 @@ pub struct Reply {
     pub piece: usize,
     /// Whether the connection is cut in the middle of the text.
     pub cut: bool,
+    /// Whether the answer says that the limit of output has cut it off.
+    pub limit: bool,
 }
 
 impl Reply {
@@ -103,11 +105,18 @@ impl Reply {
             over: Duration::ZERO,
             piece: PIECE,
             cut: false,
+            limit: false,
         }
     }
 
     fn call(tool: ToolCall) -> Self {
         Self { tool: Some(tool), ..Self::text("") }
+    }
+
+    /// Returns all texts as one, for APIs whose answers have only one.
+    pub fn whole_text(&self) -> String {
+        let texts: Vec<&str> = self.texts.iter().map(String::as_str).filter(|text| !text.is_empty()).collect();
+        texts.join("\n\n")
     }
 
     /// Returns the pieces in which `text` is streamed.
@@ -152,6 +161,15 @@ pub enum Answer {
         /// The answer once the refusals are used up.
         recovered: Reply,
     },
+    /// Content that the limit of output cuts off, at least for a while.
+    Limit {
+        /// How many requests are answered so before `whole` is sent; `None` means all of them.
+        times: Option<u32>,
+        /// What is said until the limit.
+        short: Reply,
+        /// The answer once it is not cut off any more.
+        whole: Reply,
+    },
     /// A stream that begins and then reports this failure.
     StreamError(String),
 }
@@ -170,11 +188,16 @@ pub fn plan(turn: &Turn, obey: bool) -> Answer {
         Directive::Hang { wait, text } => Reply { wait, ..reply(&text) },
         Directive::Long(kib) => Reply { piece: LONG_PIECE, ..reply(&long_text(kib)) },
         Directive::Drop(text) => Reply { cut: true, ..Reply::text(text) },
+        Directive::Empty => Reply::text(""),
         Directive::Size => reply(&size_report(&turn.text)),
         // Who is told of an answer was not asked anything, so no closing line is due.
         Directive::Notice(line) => Reply::text(format!("NOTED: {line}")),
         Directive::Acknowledge(line) => reply(&format!("OK: {line}")),
         Directive::StreamError(text) => return Answer::StreamError(text),
+        Directive::Limit { times, text } => {
+            let whole = reply(&format!("RESUMED: {text}"));
+            return Answer::Limit { times, short: Reply { limit: true, ..Reply::text(text) }, whole };
+        }
         Directive::Error { code, times, text } => {
             let recovered = reply(&format!("RECOVERED: {text}"));
             return Answer::Refuse { code, times, text, recovered };
@@ -297,6 +320,12 @@ mod tests {
         assert_eq!((last.tool, last.texts), (None, vec!["TOOLDONE: b".into()]));
         let multi = reply("MULTI: ls\nCCB_DONE: x", 1, "b");
         assert_eq!(multi.texts, ["First block.", "Second block. TOOLDONE: b\n\nCCB_DONE: x"]);
+    }
+
+    #[test]
+    fn an_empty_answer_has_no_closing_line_either() {
+        assert_eq!(reply("CCB_REQ_ID: r\n\nEMPTY\n\nCCB_DONE: r", 0, ""), Reply::text(""));
+        assert_eq!(reply("EMPTY the bin", 0, "").texts, ["OK: EMPTY the bin"]);
     }
 
     #[test]

@@ -10,12 +10,15 @@
 //! | `TOOLS n: command` | n shell calls one after another, then the same |
 //! | `MULTI: command` | reasoning, text and a shell call in one answer, then two texts |
 //! | `MCP: server tool {…}` | a call of that MCP tool with that JSON |
-//! | `RAWTOOL: name {…}` | a call of the tool of that name with that JSON |
+//! | `RAWTOOL: name {…}` | a call of the tool of that name with that JSON; `{file}` in it is the file that holds the whole prompt |
 //! | `AGENT: text` | a call that starts a subagent with that prompt |
 //! | `ERR code [n]: text` | an HTTP error for the next n requests (without n: always) |
+//! | `ERR 429: used up until s` | the refusal of a used up limit that ends at second `s` of the Unix epoch |
 //! | `SSEERR: text` | status 200 and a failure inside the stream |
+//! | `LIMIT [n]: text` | the text, cut off by the limit of output for the next n requests (without n: always), then `RESUMED: text` |
 //! | `DROP: text` | half of the text, then the connection is cut |
 //! | `HANG n: text` | nothing at all for n seconds, then the text |
+//! | `EMPTY` | an answer without any text |
 //! | `SIZE` | length and SHA-256 of the user text that arrived |
 //! | `[CCB_TASK_…` | a notice: `NOTED: ` and the first line of the result it brings |
 //! | none of these | `OK: ` and the last line of the user text |
@@ -39,6 +42,9 @@ const RESULT_MARK: &str = "Result:";
 
 /// The line with which an obedient agent ends its answer.
 const DONE_MARK: &str = "CCB_DONE:";
+
+/// How a prompt names the file that has all of it, and how that ends.
+const WHOLE_FILE: (&str, &str) = ("read all of it from the file ", "]");
 
 /// A prompt that holds this word gets an answer without the closing line.
 const FORGET_DONE: &str = "FORGET_DONE";
@@ -64,7 +70,16 @@ const INJECTED: &[&str] = &[
     "[Your previous response",
     "Stop hook feedback:",
     "Caveat: The messages below",
+    "Output token limit hit",
+    "Your response was cut off",
+    "<session_context>",
+    "<state_snapshot>",
+    "System: Please continue",
+    "[System: You previously returned",
 ];
+
+/// What encloses a reminder that a CLI adds to what a user wrote.
+const REMINDER: (&str, &str) = ("<system-reminder>", "</system-reminder>");
 
 /// What a prompt asks the model to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -122,6 +137,13 @@ pub enum Directive {
     },
     /// Begin a stream and report a failure in it.
     StreamError(String),
+    /// Say that the limit of output has cut the answer off.
+    Limit {
+        /// How many answers are cut off before a whole one; `None` means all of them.
+        times: Option<u32>,
+        /// What was said until then.
+        text: String,
+    },
     /// Cut the connection after half of this text.
     Drop(String),
     /// Send nothing for a while, then answer.
@@ -131,6 +153,8 @@ pub enum Directive {
         /// The answer.
         text: String,
     },
+    /// Answer without any text.
+    Empty,
     /// Report length and hash of what arrived.
     Size,
     /// Acknowledge the notice whose result begins with this line.
@@ -150,9 +174,21 @@ pub fn parse(text: &str) -> Directive {
     let message = without_request_mark(text);
     let takes_whole_text = message.starts_with("ECHOALL:") || message.starts_with("SIZE");
     let found = if takes_whole_text { opening(message) } else { text.rsplit("\n\n").find_map(opening) };
-    found
+    let found = found
         .or_else(|| line_starts(text).find_map(opening))
-        .unwrap_or_else(|| Directive::Acknowledge(last_line(text).to_owned()))
+        .unwrap_or_else(|| Directive::Acknowledge(last_line(text).to_owned()));
+    match found {
+        Directive::RawTool { name, arguments } => {
+            Directive::RawTool { name, arguments: arguments.replace("{file}", whole_file(text)) }
+        }
+        other => other,
+    }
+}
+
+/// Returns the file that is named as the one which has all of the prompt.
+fn whole_file(text: &str) -> &str {
+    let named = text.rsplit_once(WHOLE_FILE.0).and_then(|(_, after)| after.split_once(WHOLE_FILE.1));
+    named.map_or("", |(file, _)| file)
 }
 
 /// Returns the id with which the answer has to close, when the prompt asks for one.
@@ -173,6 +209,20 @@ pub fn done_id(text: &str) -> Option<&str> {
 pub fn is_injected(text: &str) -> bool {
     let start = text.trim_start();
     INJECTED.iter().any(|prefix| start.starts_with(prefix))
+}
+
+/// Returns `text` without the reminders that stand before and after it.
+pub fn without_reminders(text: &str) -> &str {
+    let mut rest = text;
+    while let Some(inside) = rest.trim_start().strip_prefix(REMINDER.0) {
+        let Some((_, after)) = inside.split_once(REMINDER.1) else { break };
+        rest = after.trim_start();
+    }
+    while let Some(inside) = rest.trim_end().strip_suffix(REMINDER.1) {
+        let Some((before, _)) = inside.rsplit_once(REMINDER.0) else { break };
+        rest = before;
+    }
+    rest
 }
 
 fn without_request_mark(text: &str) -> &str {
@@ -241,12 +291,18 @@ fn opening(text: &str) -> Option<Directive> {
         "AGENT" => Directive::Agent(after_colon(rest)?),
         "ERR" => error(rest)?,
         "SSEERR" => Directive::StreamError(after_colon(rest)?),
+        "LIMIT" => {
+            let (times, text) = rest.split_once(':')?;
+            let times = if times.is_empty() { None } else { Some(times.trim().parse().ok()?) };
+            Directive::Limit { times, text: optional_space(text).to_owned() }
+        }
         "DROP" => Directive::Drop(after_colon(rest)?),
         "HANG" => {
             let (number, text) = number_and_text(rest)?;
             let wait = seconds(number)?;
             Directive::Hang { wait, text }
         }
+        "EMPTY" if rest.trim().is_empty() || rest.starts_with(':') => Directive::Empty,
         "SIZE" => Directive::Size,
         _ => return None,
     })
@@ -260,6 +316,11 @@ fn error(rest: &str) -> Option<Directive> {
     };
     let code = code.parse().ok().filter(|code| (200..600).contains(code))?;
     Some(Directive::Error { code, times, text })
+}
+
+/// Returns until when a limit is used up whose refusal is asked for.
+pub fn used_up_until(code: u16, text: &str) -> Option<u64> {
+    text.strip_prefix("used up until ").filter(|_| code == 429)?.trim().parse().ok()
 }
 
 fn prefix_of(text: &str, belongs: impl Fn(char) -> bool) -> &str {
@@ -355,10 +416,17 @@ mod tests {
             ("MCP: s t", mcp("s", "t", "{}")),
             (r#"RAWTOOL: n {"a":1}"#, raw_tool("n", r#"{"a":1}"#)),
             ("RAWTOOL: n", raw_tool("n", "{}")),
+            (r#"RAWTOOL: n {"a":"{file}"}"#, raw_tool("n", r#"{"a":""}"#)),
+            (
+                "RAWTOOL: n {\"a\":\"{file}\"}\n\n[… read all of it from the file /a b/c.txt]\n",
+                raw_tool("n", r#"{"a":"/a b/c.txt"}"#),
+            ),
             ("AGENT: x y", Directive::Agent(text())),
             ("ERR 429: x y", error(429, None, "x y")),
             ("ERR 500 2:", error(500, Some(2), "")),
             ("SSEERR: x y", Directive::StreamError(text())),
+            ("LIMIT: x y", Directive::Limit { times: None, text: text() }),
+            ("LIMIT 2: x y", Directive::Limit { times: Some(2), text: text() }),
             ("DROP: x y", Directive::Drop(text())),
             ("HANG 2: x y", Directive::Hang { wait: hang, text: text() }),
             ("SIZE", Directive::Size),
@@ -457,6 +525,7 @@ mod tests {
         assert!(is_injected("\n<environment_context>\n  <cwd>"));
         assert!(is_injected("# AGENTS.md instructions"));
         assert!(is_injected("<task-notification>\n<task-id>"));
+        assert!(is_injected("<session_context>\nThis is the Gemini CLI."));
         assert!(is_injected("This session is being continued from a previous conversation"));
         assert!(!is_injected("CCB_REQ_ID: 1\n\nsee # AGENTS.md"));
     }

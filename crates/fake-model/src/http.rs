@@ -83,9 +83,14 @@ impl<'a> Responder<'a> {
 
     /// Sends a JSON document.
     pub fn json(&mut self, code: u16, document: &Value) -> io::Result<Next> {
+        self.json_under(code, "", document)
+    }
+
+    /// Sends a JSON document under these further header lines.
+    pub fn json_under(&mut self, code: u16, headers: &str, document: &Value) -> io::Result<Next> {
         let body = document.to_string();
         let length = body.len();
-        let headers = format!("content-type: application/json\r\ncontent-length: {length}\r\n");
+        let headers = format!("content-type: application/json\r\ncontent-length: {length}\r\n{headers}");
         self.head(code, &headers, body.as_bytes())
     }
 
@@ -122,6 +127,16 @@ impl Events<'_> {
     pub fn typed(&mut self, name: &str, mut data: Value) -> io::Result<()> {
         data["type"] = Value::from(name);
         self.event(name, &data)
+    }
+
+    /// Sends data without a name, which need not be JSON.
+    pub fn data(&mut self, data: &str) -> io::Result<()> {
+        self.chunk(&format!("data: {data}\n\n"))
+    }
+
+    /// Sends a text that is no event.
+    pub fn raw(&mut self, text: &str) -> io::Result<()> {
+        self.chunk(text)
     }
 
     /// Sends a comment, which clients take for a sign of life.

@@ -14,9 +14,7 @@ use crate::directive::{self, Directive};
 use crate::http::{Events, Next, Responder};
 use crate::server::{Call, Model, Outcome};
 use crate::state::State;
-
-/// What encloses a reminder that the CLI adds to what a user wrote.
-const REMINDER: (&str, &str) = ("<system-reminder>", "</system-reminder>");
+use crate::tools;
 
 /// How the lines begin between which the CLI puts a text that was pasted; an id in quotes follows.
 const PASTED: &[&str] = &["<pasted_content id=\"", "</pasted_content id=\""];
@@ -95,8 +93,7 @@ fn summary() -> Reply {
 
 fn harmless(planned: Answer) -> Reply {
     match planned {
-        Answer::Reply(reply) => reply,
-        Answer::Refuse { recovered, .. } => recovered,
+        Answer::Reply(reply) | Answer::Refuse { recovered: reply, .. } | Answer::Limit { whole: reply, .. } => reply,
         Answer::StreamError(_) => Reply::text("OK"),
     }
 }
@@ -105,21 +102,7 @@ fn harmless(planned: Answer) -> Reply {
 fn aside(body: &Value) -> String {
     match &body["output_config"]["format"]["schema"] {
         Value::Null => "OK".to_owned(),
-        schema => sample(schema).to_string(),
-    }
-}
-
-/// Returns a small value that fits a JSON schema of the simple kinds that CLIs send.
-fn sample(schema: &Value) -> Value {
-    match schema["type"].as_str() {
-        Some("object") => {
-            let properties = schema["properties"].as_object().into_iter().flatten();
-            Value::Object(properties.map(|(name, schema)| (name.clone(), sample(schema))).collect())
-        }
-        Some("array") => json!([]),
-        Some("boolean") => json!(false),
-        Some("number" | "integer") => json!(0),
-        _ => json!("Fake"),
+        schema => tools::sample(schema, "Fake").to_string(),
     }
 }
 
@@ -169,15 +152,7 @@ fn take_text(turn: &mut Turn, text: &str) {
 
 /// Returns what a user wrote in `text`, without the reminders and the wrapping that the CLI adds.
 fn written(text: &str) -> Cow<'_, str> {
-    let mut rest = text;
-    while let Some(inside) = rest.trim_start().strip_prefix(REMINDER.0) {
-        let Some((_, after)) = inside.split_once(REMINDER.1) else { break };
-        rest = after.trim_start();
-    }
-    while let Some(inside) = rest.trim_end().strip_suffix(REMINDER.1) {
-        let Some((before, _)) = inside.rsplit_once(REMINDER.0) else { break };
-        rest = before;
-    }
+    let mut rest = directive::without_reminders(text);
     for (before, after) in WRAPPERS {
         if let Some(message) = rest.strip_prefix(before) {
             let end = message.rfind(after).unwrap_or(message.len());
@@ -245,7 +220,13 @@ fn log_fields(call: &Call, turn: &Turn, purpose: Purpose) -> Value {
 fn refuse(model: &Model, seq: u64, responder: &mut Responder, code: u16, text: &str) -> io::Result<Next> {
     model.log.event("error_sent", json!({"seq": seq, "code": code}));
     let message = if text.is_empty() { format!("fake error {code}") } else { text.to_owned() };
-    responder.json(code, &error(error_kind(code), &message))
+    let headers = directive::used_up_until(code, text).map(|until| {
+        format!(
+            "anthropic-ratelimit-unified-status: rejected\r\nanthropic-ratelimit-unified-reset: {until}\r\n\
+             anthropic-ratelimit-unified-representative-claim: five_hour\r\nx-should-retry: false\r\n"
+        )
+    });
+    responder.json_under(code, &headers.unwrap_or_default(), &error(error_kind(code), &message))
 }
 
 fn error_kind(code: u16) -> &'static str {
@@ -307,7 +288,11 @@ impl Message {
             },
         });
         let blocks = blocks(&model.state, reply, call.body);
-        let stop = if reply.tool.is_some() { "tool_use" } else { "end_turn" };
+        let stop = match &reply.tool {
+            Some(_) => "tool_use",
+            None if reply.limit => "max_tokens",
+            None => "end_turn",
+        };
         Self { base, blocks, stop }
     }
 

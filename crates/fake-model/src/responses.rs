@@ -145,6 +145,14 @@ fn refuse(model: &Model, seq: u64, responder: &mut Responder, code: u16, text: &
     let fields = json!({"seq": seq, "code": code});
     model.log.event("error_sent", fields);
     let message = if text.is_empty() { format!("fake error {code}") } else { text.to_owned() };
+    if let Some(until) = directive::used_up_until(code, text) {
+        let headers = format!(
+            "x-codex-primary-used-percent: 100.0\r\nx-codex-primary-window-minutes: 300\r\n\
+             x-codex-primary-reset-at: {until}\r\n"
+        );
+        let error = json!({"type": "usage_limit_reached", "message": message, "plan_type": "plus", "resets_at": until});
+        return responder.json_under(code, &headers, &json!({"error": error}));
+    }
     let (kind, name) = match code {
         401 => ("invalid_request_error", Some("invalid_api_key")),
         429 => ("rate_limit_exceeded", Some("rate_limit_exceeded")),
@@ -317,8 +325,14 @@ fn stream(model: &Model, seq: u64, responder: &mut Responder, response: &Respons
         model.log.event("dropped", json!({"seq": seq}));
         return Ok(Next::Close);
     }
-    let completed = json!({"response": response.completed()});
-    events.typed("response.completed", completed)?;
+    let mut whole = response.completed();
+    if reply.limit {
+        whole["status"] = json!("incomplete");
+        whole["incomplete_details"] = json!({"reason": "max_output_tokens"});
+        events.typed("response.incomplete", json!({"response": whole}))?;
+    } else {
+        events.typed("response.completed", json!({"response": whole}))?;
+    }
     let next = events.end()?;
     model.log.event("end", json!({"seq": seq}));
     Ok(next)

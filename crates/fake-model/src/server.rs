@@ -9,6 +9,8 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{Answer, Reply};
+use crate::chat;
+use crate::gemini;
 use crate::http::{Answers, Listening, Next, Request, Responder};
 use crate::log::Log;
 use crate::messages;
@@ -107,6 +109,10 @@ impl Model {
         match planned {
             Answer::Reply(reply) => Outcome::Reply(reply),
             Answer::StreamError(text) => Outcome::StreamError(text),
+            Answer::Limit { times, short, whole } => {
+                let again = times.is_none_or(|times| self.state.refuse_again(prompt, times));
+                Outcome::Reply(if again { short } else { whole })
+            }
             Answer::Refuse { code, times, text, recovered } => {
                 if times.is_none_or(|times| self.state.refuse_again(prompt, times)) {
                     Outcome::Refused { code, text }
@@ -171,7 +177,17 @@ impl Model {
         if path.ends_with("/messages") {
             return messages::answer(self, &call, responder);
         }
+        if path.ends_with("/chat/completions") {
+            return chat::answer(self, &call, responder);
+        }
+        if path.ends_with(":generateContent") || path.ends_with(":streamGenerateContent") {
+            return gemini::answer(self, &call, responder);
+        }
         let mut fields = json!({"seq": seq, "path": request.target, "n": length});
+        if path.ends_with(":countTokens") {
+            self.log.event("req", fields);
+            return responder.json(200, &json!({"totalTokens": self.state.input_tokens(length)}));
+        }
         if path.ends_with("/messages/count_tokens") {
             self.log.event("req", fields);
             return responder.json(200, &json!({"input_tokens": self.state.input_tokens(length)}));

@@ -45,6 +45,18 @@ impl Client {
         self.post("/v1/messages?beta=true", body)
     }
 
+    fn gemini(&mut self, method: &str, body: &Value) -> Answer {
+        self.post(&format!("/v1beta/models/gemini-x:{method}"), body)
+    }
+
+    fn gemini_says(&mut self, prompt: &str) -> String {
+        self.gemini(STREAMED, &gemini_turn(prompt)).gemini_text()
+    }
+
+    fn chat(&mut self, body: &Value) -> Answer {
+        self.post("/v1/chat/completions", body)
+    }
+
     fn send(&mut self, request: &str) -> Answer {
         self.0.get_mut().write_all(request.as_bytes()).unwrap();
         let status = self.line().split(' ').nth(1).unwrap().parse().unwrap();
@@ -129,6 +141,28 @@ impl Answer {
         self.events("content_block_start").into_iter().map(block).collect()
     }
 
+    /// Returns the documents of a stream without names, up to the word that ends some of them.
+    fn pieces(&self) -> Vec<Value> {
+        let data = self.body.lines().filter_map(|line| line.strip_prefix("data: ")).filter(|data| *data != "[DONE]");
+        data.map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// Returns all parts of a streamed answer of Gemini's API.
+    fn parts(&self) -> Vec<Value> {
+        let parts = |piece: &Value| piece["candidates"][0]["content"]["parts"].as_array().cloned();
+        self.pieces().iter().filter_map(parts).flatten().collect()
+    }
+
+    fn gemini_text(&self) -> String {
+        let said = self.parts().into_iter().filter(|part| part["thought"] != true);
+        said.filter_map(|part| part["text"].as_str().map(str::to_owned)).collect()
+    }
+
+    fn chat_text(&self) -> String {
+        let deltas = self.pieces().into_iter().map(|piece| piece["choices"][0]["delta"]["content"].clone());
+        deltas.filter_map(|delta| delta.as_str().map(str::to_owned)).collect()
+    }
+
     fn message_text(&self) -> String {
         self.content().iter().filter_map(|block| block["text"].as_str()).collect()
     }
@@ -144,6 +178,24 @@ fn request(prompt: &str, stream: bool) -> Value {
 fn turn(content: impl Into<Value>) -> Value {
     let messages = json!([{"role": "user", "content": content.into()}]);
     json!({"model": "m", "stream": true, "tools": [{"name": "Bash"}], "messages": messages})
+}
+
+/// How Gemini's API is asked for a stream.
+const STREAMED: &str = "streamGenerateContent?alt=sse";
+
+/// A request of a turn by Gemini's API.
+fn gemini_turn(prompt: &str) -> Value {
+    let context = json!({"text": "<session_context>\nThis is the Gemini CLI.\nECHO: no\n</session_context>"});
+    let tools = json!([{"functionDeclarations": [{"name": "run_shell_command", "parametersJsonSchema": {}}]}]);
+    json!({"tools": tools, "contents": [{"role": "user", "parts": [context, {"text": prompt}]}]})
+}
+
+/// A request of a turn by chat completions.
+fn chat_turn(prompt: &str) -> Value {
+    let tools = json!([{"type": "function", "function": {"name": "bash", "parameters": {}}}]);
+    let reminder = json!([{"type": "text", "text": "<system-reminder>\nECHO: no\n</system-reminder>"}]);
+    let messages = json!([{"role": "user", "content": reminder}, {"role": "user", "content": prompt}]);
+    json!({"model": "m", "stream": true, "tools": tools, "messages": messages})
 }
 
 fn with(mut body: Value, key: &str, value: impl Into<Value>) -> Value {
@@ -286,12 +338,159 @@ fn requests_that_no_user_made_are_answered_briefly() {
 }
 
 #[test]
-fn a_notice_is_noted_by_both_apis() {
+fn gemini_answers_are_streamed_or_whole() {
+    let (_server, mut client) = start();
+    let echo =
+        client.gemini(STREAMED, &gemini_turn("CCB_REQ_ID: r1\n\nECHO: 你好, a line longer than a piece\nCCB_DONE: r1"));
+    assert_eq!((echo.status, echo.whole), (200, true));
+    assert_eq!(echo.gemini_text(), "你好, a line longer than a piece\n\nCCB_DONE: r1");
+    let last = echo.pieces().pop().unwrap();
+    assert_eq!(last["candidates"][0]["finishReason"], "STOP");
+    assert!(last["usageMetadata"]["promptTokenCount"].as_u64().unwrap() > 1);
+    assert_eq!(last["modelVersion"], "gemini-x");
+    assert_eq!(client.gemini_says("SLEEP 0.8: ab"), "ab");
+    assert!(client.gemini_says("LONG 3").ends_with("END-OF-LONG"));
+    let whole = client.gemini("generateContent", &gemini_turn("hello")).json();
+    assert_eq!(whole["candidates"][0]["content"]["parts"], json!([{"text": "OK: hello"}]));
+    assert_eq!(whole["candidates"][0]["finishReason"], "STOP");
+    let counted = client.gemini("countTokens", &gemini_turn("hello")).json();
+    assert!(counted["totalTokens"].as_u64().unwrap() > 1);
+}
+
+#[test]
+fn gemini_tools_go_on_with_their_results() {
+    let (_server, mut client) = start();
+    let multi = client.gemini(STREAMED, &gemini_turn("MULTI: ls"));
+    assert_eq!(multi.parts()[0], json!({"text": "Let me think about this.", "thought": true}));
+    assert_eq!(multi.gemini_text(), "I will run a command.");
+    let called = multi.parts().into_iter().find_map(|part| part.get("functionCall").cloned()).unwrap();
+    assert_eq!((&called["name"], &called["args"]), (&json!("run_shell_command"), &json!({"command": "ls"})));
+    let mut body = gemini_turn("MULTI: ls");
+    let response = json!({"id": called["id"], "name": called["name"], "response": {"output": "a file"}});
+    let contents = body["contents"].as_array_mut().unwrap();
+    contents.push(json!({"role": "model", "parts": [{"functionCall": called}]}));
+    contents.push(json!({"role": "user", "parts": [{"functionResponse": response}]}));
+    let last = client.gemini(STREAMED, &body);
+    assert_eq!(last.gemini_text(), "First block.\n\nSecond block. TOOLDONE: a file");
+}
+
+#[test]
+fn errors_of_gemini_come_as_ordered() {
+    let (server, mut client) = start();
+    for (code, status) in [(401, "UNAUTHENTICATED"), (429, "RESOURCE_EXHAUSTED"), (500, "INTERNAL")] {
+        let refused = client.gemini(STREAMED, &gemini_turn(&format!("ERR {code}: no")));
+        let error = json!({"error": {"code": code, "message": "no", "status": status}});
+        assert_eq!((refused.status, refused.json()), (code, error));
+    }
+    let once = gemini_turn("ERR 503 1: busy");
+    let schema =
+        json!({"responseJsonSchema": {"type": "OBJECT", "properties": {"complexity_score": {"type": "INTEGER"}}}});
+    let router = with(with(once.clone(), "tools", Value::Null), "generationConfig", schema);
+    client.post("/_ctl", &json!({"fail": [500]}));
+    let chosen = client.gemini("generateContent", &router).json();
+    assert_eq!(chosen["candidates"][0]["content"]["parts"], json!([{"text": r#"{"complexity_score":1}"#}]));
+    assert_eq!(client.gemini(STREAMED, &once).json()["error"]["message"], "forced 500");
+    assert_eq!(client.gemini(STREAMED, &once).status, 503);
+    assert_eq!(client.gemini(STREAMED, &once).gemini_text(), "RECOVERED: busy");
+    let failed = client.gemini(STREAMED, &gemini_turn("SSEERR: broken"));
+    assert_eq!((failed.status, &failed.json()["error"]["message"]), (200, &json!("broken")));
+    assert_eq!(client.gemini("generateContent", &gemini_turn("SSEERR: broken")).status, 503);
+    for prompt in ["DROP: a text of which only one half arrives", "DROP:"] {
+        let dropped = Client::new(server.port()).gemini(STREAMED, &gemini_turn(prompt));
+        let ended = dropped.pieces().iter().any(|piece| !piece["candidates"][0]["finishReason"].is_null());
+        assert!(!dropped.whole && !ended);
+    }
+}
+
+#[test]
+fn completions_are_streamed_or_whole() {
+    let (_server, mut client) = start();
+    let echo = client.chat(&chat_turn("CCB_REQ_ID: r1\n\nECHO: 你好, a line longer than a piece\nCCB_DONE: r1"));
+    assert_eq!((echo.status, echo.whole), (200, true));
+    assert_eq!(echo.chat_text(), "你好, a line longer than a piece\n\nCCB_DONE: r1");
+    assert!(echo.body.ends_with("data: [DONE]\n\n"));
+    let pieces = echo.pieces();
+    let [.., finish, cost] = &pieces[..] else { panic!("{pieces:?}") };
+    assert_eq!(finish["choices"][0]["finish_reason"], "stop");
+    assert!(cost["choices"] == json!([]) && cost["usage"]["total_tokens"].as_u64().unwrap() > 1);
+    let slow = client.chat(&chat_turn("SLEEP 0.8: ab"));
+    assert_eq!((slow.chat_text().as_str(), slow.body.matches(": ping").count()), ("ab", 2));
+    assert!(client.chat(&chat_turn("LONG 3")).chat_text().ends_with("END-OF-LONG"));
+    let whole = client.chat(&with(chat_turn("hello"), "stream", false)).json();
+    assert_eq!(whole["choices"][0]["message"], json!({"role": "assistant", "content": "OK: hello"}));
+    assert_eq!(whole["choices"][0]["finish_reason"], "stop");
+    let title = with(chat_turn("ECHO: a"), "tools", Value::Null);
+    assert_eq!(client.chat(&title).chat_text(), "Fake title");
+}
+
+#[test]
+fn a_completion_with_a_tool_goes_on_with_its_result() {
+    let (_server, mut client) = start();
+    let multi = client.chat(&chat_turn("MULTI: ls"));
+    assert_eq!(multi.pieces()[1]["choices"][0]["delta"]["reasoning_content"], "Let me think about this.");
+    assert_eq!(multi.chat_text(), "I will run a command.");
+    let calls = multi.pieces().into_iter().map(|piece| piece["choices"][0]["delta"]["tool_calls"][0].clone());
+    let called = calls.into_iter().find(|call| !call.is_null()).unwrap();
+    let function = json!({"name": "bash", "arguments": r#"{"command":"ls"}"#});
+    assert_eq!((&called["function"], &called["index"]), (&function, &json!(0)));
+    let finished = multi.pieces().iter().any(|piece| piece["choices"][0]["finish_reason"] == "tool_calls");
+    assert!(finished, "{}", multi.body);
+    let mut body = chat_turn("MULTI: ls");
+    let messages = body["messages"].as_array_mut().unwrap();
+    messages.push(json!({"role": "assistant", "content": "x", "tool_calls": [called]}));
+    messages.push(json!({"role": "tool", "tool_call_id": called["id"], "content": "a file"}));
+    assert_eq!(client.chat(&body).chat_text(), "First block.\n\nSecond block. TOOLDONE: a file");
+    let whole = client.chat(&with(chat_turn("TOOL: ls"), "stream", false)).json();
+    let message = &whole["choices"][0]["message"];
+    assert_eq!((&message["content"], &message["tool_calls"][0]["function"]), (&Value::Null, &function));
+}
+
+#[test]
+fn errors_of_completions_come_as_ordered() {
+    let (server, mut client) = start();
+    for (code, kind) in [(401, "invalid_request_error"), (429, "rate_limit_exceeded"), (500, "server_error")] {
+        let refused = client.chat(&chat_turn(&format!("ERR {code}: no")));
+        let error = &refused.json()["error"];
+        assert_eq!((refused.status, &error["type"], &error["message"]), (code, &json!(kind), &json!("no")));
+    }
+    let once = chat_turn("ERR 503 1: busy");
+    client.post("/_ctl", &json!({"fail": [500]}));
+    assert_eq!(client.chat(&with(once.clone(), "tools", json!([]))).chat_text(), "Fake title");
+    assert_eq!(client.chat(&once).json()["error"]["message"], "forced 500");
+    assert_eq!(client.chat(&once).status, 503);
+    assert_eq!(client.chat(&once).chat_text(), "RECOVERED: busy");
+    let failed = client.chat(&chat_turn("SSEERR: broken"));
+    assert_eq!((failed.status, &failed.pieces()[1]["error"]["message"]), (200, &json!("broken")));
+    assert_eq!(client.chat(&with(chat_turn("SSEERR: broken"), "stream", false)).status, 503);
+    for prompt in ["DROP: a text of which only one half arrives", "DROP:"] {
+        let dropped = Client::new(server.port()).chat(&chat_turn(prompt));
+        assert!(!dropped.whole && !dropped.body.contains("[DONE]"));
+    }
+}
+
+#[test]
+fn an_empty_answer_is_whole_and_without_text_in_all_apis() {
+    let (_server, mut client) = start();
+    let prompt = "CCB_REQ_ID: r\n\nEMPTY\n\nCCB_DONE: r";
+    let answer = client.ask(prompt);
+    assert!(answer.text().is_empty() && answer.events("response.completed").len() == 1);
+    let answer = client.message(&turn(prompt));
+    assert!(answer.content().is_empty() && answer.events("message_stop").len() == 1);
+    let answer = client.gemini(STREAMED, &gemini_turn(prompt));
+    assert!(answer.gemini_text().is_empty() && answer.body.contains("STOP"));
+    let answer = client.chat(&chat_turn(prompt));
+    assert!(answer.chat_text().is_empty() && answer.body.contains("[DONE]"));
+}
+
+#[test]
+fn a_notice_is_noted_by_all_apis() {
     let (_server, mut client) = start();
     let notice = "CCB_REQ_ID: n1\n\n[CCB_TASK_COMPLETED]\nProvider: Codex\nStatus: Completed\nTask: r1\n\n\
                   Result: ERR 500: not obeyed\n";
     assert_eq!(client.ask(notice).text(), "NOTED: ERR 500: not obeyed");
     assert_eq!(client.message(&turn(notice)).message_text(), "NOTED: ERR 500: not obeyed");
+    assert_eq!(client.gemini_says(notice), "NOTED: ERR 500: not obeyed");
+    assert_eq!(client.chat(&chat_turn(notice)).chat_text(), "NOTED: ERR 500: not obeyed");
 }
 
 #[test]
@@ -376,4 +575,12 @@ fn a_wrong_command_line_is_refused_in_words() {
         let message = String::from_utf8(output.stderr).unwrap();
         assert!(message.contains("usage: fake-model"), "{message}");
     }
+}
+
+#[test]
+fn a_limit_that_is_used_up_says_until_when() {
+    let (_server, mut client) = start();
+    let refused = client.ask("ERR 429: used up until 4115000000");
+    let error = &refused.json()["error"];
+    assert_eq!((&error["type"], &error["resets_at"]), (&json!("usage_limit_reached"), &json!(4_115_000_000_u64)));
 }

@@ -25,6 +25,9 @@ const CRASHED: u8 = 3;
 /// Stands for a request's id where there is none.
 const NO_REQUEST: &str = "-";
 
+/// What begins another session.
+const NEW_SESSION: &str = "/new";
+
 /// What the dialog asks.
 const QUESTION: &str = "Allow this? [y/N]";
 
@@ -54,6 +57,8 @@ struct Turn {
 enum Work {
     /// A moment.
     Text { text: String, due: Instant },
+    /// The moment of the next message; of the last one, unless it is endless, the turn's end.
+    Steps { left: VecDeque<String>, each: Duration, due: Instant, endless: bool },
     /// The end of a command, and a moment.
     Command { running: Running, due: Instant },
     /// An interruption.
@@ -69,8 +74,20 @@ impl Work {
                 let ended = running.look()?;
                 (ended && *due <= now).then(|| running.answer())
             }
+            Self::Steps { left, due, endless, .. } => {
+                (*due <= now && !*endless && left.len() <= 1).then(|| left.pop_front().unwrap_or_default())
+            }
             Self::Endless => None,
         })
+    }
+
+    /// Returns the next message that does not end the turn, if it is due.
+    fn says(&mut self, now: Instant) -> Option<String> {
+        let Self::Steps { left, each, due, endless } = self else { return None };
+        let next = *due <= now && (left.len() > 1 || *endless);
+        let text = if next { left.pop_front() } else { None }?;
+        *due += *each;
+        Some(text)
     }
 }
 
@@ -141,8 +158,9 @@ impl Agent {
         let second = Duration::from_secs(worked.as_secs() + 1).saturating_sub(worked);
         match &turn.work {
             Work::Text { due, .. } => Some(second.min(due.saturating_duration_since(now))),
+            Work::Steps { left, due, .. } if !left.is_empty() => Some(second.min(due.saturating_duration_since(now))),
             Work::Command { due, .. } if *due > now => Some(second.min(*due - now)),
-            Work::Command { .. } | Work::Endless => Some(second),
+            Work::Steps { .. } | Work::Command { .. } | Work::Endless => Some(second),
         }
     }
 
@@ -223,8 +241,21 @@ impl Agent {
 
     /// Submits what stands in the composer: at once, or after the turn that is not over.
     fn submit(&mut self, now: Instant) -> io::Result<Flow> {
+        if !self.composer.is_empty() && self.options.lose_enters > 0 {
+            self.options.lose_enters -= 1;
+            self.events.record("enter_lost", &json!({}))?;
+            return Ok(Flow::Stay);
+        }
         let text = self.composer.take();
         if text.trim().is_empty() {
+            return Ok(Flow::Stay);
+        }
+        if text.trim() == NEW_SESSION {
+            self.turn = None;
+            self.queue.clear();
+            self.records.new_session()?;
+            self.conversation.push(Speaker::Note, "another session");
+            self.events.record("new_session", &json!({}))?;
             return Ok(Flow::Stay);
         }
         if self.turn.is_some() {
@@ -270,6 +301,7 @@ impl Agent {
                 mark = mark.filter(|_| markable);
                 Work::Text { text, due: due + after }
             }
+            Answer::Steps { texts, each, endless } => Work::Steps { left: texts.into(), each, due, endless },
             Answer::Run(command) => Work::Command { running: Running::start(&command)?, due },
             Answer::Silent | Answer::Crash => Work::Endless,
         };
@@ -295,6 +327,10 @@ impl Agent {
                 None => Ok(Flow::Stay),
             };
         };
+        while let Some(said) = turn.work.says(now) {
+            self.records.reply(&said)?;
+            self.conversation.push(Speaker::Agent, &said);
+        }
         let Some(mut reply) = turn.work.look(now)? else { return Ok(Flow::Stay) };
         if let Some(request) = &turn.mark {
             reply = with_mark(&reply, request);
@@ -333,7 +369,7 @@ mod tests {
             options.events = Some(directory.join("events"));
             options.control = Some(directory.join("control"));
             let transcript = directory.join("transcript");
-            let records = Records::open(options.provider, Some(&transcript), Path::new("/"), |_| None).unwrap();
+            let records = Records::open(options.provider, Some(&transcript), &[], Path::new("/"), |_| None).unwrap();
             Self { agent: Agent::new(*options, records), directory, now: Instant::now() }
         }
 
@@ -411,6 +447,37 @@ mod tests {
         assert_eq!(bench.events()[4..], ["done r2"]);
         assert_eq!(bench.agent.status(bench.now), "stub · idle");
         assert_eq!(bench.agent.pause(bench.now), None);
+    }
+
+    #[test]
+    fn an_answer_may_come_in_messages_of_their_own() {
+        let mut bench = Bench::new("steps", "");
+        assert_eq!(bench.ask(&prompt(1, "STEPS 2: one | two | three")), Flow::Stay);
+        assert_eq!(bench.said()[1..], ["one"]);
+        assert_eq!(bench.agent.pause(bench.now), Some(Duration::from_secs(1)));
+        bench.pass(2);
+        assert_eq!(bench.said()[2..], ["two"]);
+        bench.pass(2);
+        assert_eq!(bench.said()[3..], ["three\nCCB_DONE: r1"]);
+        assert_eq!(bench.ask(&prompt(2, "HALF: so far")), Flow::Stay);
+        bench.pass(100);
+        assert_eq!(
+            (bench.said()[5..].to_vec(), bench.events().last().unwrap().as_str()),
+            (vec!["so far".to_owned()], "recv r2")
+        );
+    }
+
+    #[test]
+    fn another_session_leaves_the_turn_and_begins_a_transcript() {
+        let mut bench = Bench::new("new", "--lose-enters 1");
+        assert_eq!(bench.ask(&prompt(1, "SILENT")), Flow::Stay);
+        assert_eq!(bench.events(), ["enter_lost"]);
+        assert_eq!(bench.press(Input::Enter), Flow::Stay);
+        assert_eq!(bench.ask("/new"), Flow::Stay);
+        assert_eq!(bench.events(), ["enter_lost", "recv r1", "new_session"]);
+        assert!(bench.said().is_empty());
+        assert_eq!(bench.ask(&prompt(2, "ECHO: x")), Flow::Stay);
+        assert_eq!(bench.said()[1], "x\nCCB_DONE: r2");
     }
 
     #[test]

@@ -92,6 +92,15 @@ pub(crate) enum Answer {
         /// Whether the mark may follow, if it was asked for.
         markable: bool,
     },
+    /// Messages of their own, one after another.
+    Steps {
+        /// The messages, without the mark; the first comes at once.
+        texts: Vec<String>,
+        /// How long each further one takes.
+        each: Duration,
+        /// Whether nothing follows the last one, and the work goes on until it is interrupted.
+        endless: bool,
+    },
     /// What a shell command prints.
     Run(String),
     /// Nothing, ever.
@@ -142,6 +151,14 @@ fn directive_line(line: &str, after: &str, message: &str) -> Option<Answer> {
     if let Some((seconds, text)) = line.strip_prefix("SLEEP ").and_then(|rest| rest.split_once(':')) {
         let after = Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()?;
         return Some(Answer::Text { text: text.trim().to_owned(), after, markable: true });
+    }
+    if let Some((seconds, texts)) = line.strip_prefix("STEPS ").and_then(|rest| rest.split_once(':')) {
+        let each = Duration::try_from_secs_f64(seconds.trim().parse().ok()?).ok()?;
+        let texts = texts.split('|').map(|text| text.trim().to_owned()).collect();
+        return Some(Answer::Steps { texts, each, endless: false });
+    }
+    if let Some(text) = line.strip_prefix("HALF:") {
+        return Some(Answer::Steps { texts: vec![text.trim().to_owned()], each: Duration::ZERO, endless: true });
     }
     if let Some(kib) = line.strip_prefix("LONG ") {
         return kib.trim().parse().ok().map(|kib| Answer::text(long(kib)));
@@ -300,6 +317,13 @@ mod tests {
         let read = |message| Prompt::read(message).answer();
         let text = "late".to_owned();
         assert_eq!(read("SLEEP 2: late"), Answer::Text { text, after: Duration::from_secs(2), markable: true });
+        let steps = |texts: &[&str], each, endless| Answer::Steps {
+            texts: texts.iter().map(|&text| text.to_owned()).collect(),
+            each: Duration::from_secs(each),
+            endless,
+        };
+        assert_eq!(read("STEPS 2: a | b|"), steps(&["a", "b", ""], 2, false));
+        assert_eq!(read("HALF: a | b"), steps(&["a | b"], 0, true));
         let text = "x".to_owned();
         assert_eq!(read("NODONE: x"), Answer::Text { text, after: Duration::ZERO, markable: false });
     }

@@ -6,11 +6,14 @@
 
 mod agent;
 mod answer;
+mod app_server;
 mod command;
 mod composer;
 mod control;
 mod conversation;
 mod events;
+mod exec;
+mod factory;
 mod input;
 mod options;
 mod pane;
@@ -29,6 +32,14 @@ fn main() -> ExitCode {
             write!(std::io::stdout(), "{USAGE}").ok();
             ExitCode::SUCCESS
         }
+        Ok(Parsed::Run(options)) if exec::is_asked_for(&options) => match exec::run(&options) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => complain(&error.to_string(), 1),
+        },
+        Ok(Parsed::Run(options)) if app_server::is_asked_for(&options) => match app_server::run(&options) {
+            Ok(status) => ExitCode::from(status),
+            Err(error) => complain(&error.to_string(), 1),
+        },
         Ok(Parsed::Run(options)) => match pane::run(*options) {
             Ok(status) => ExitCode::from(status),
             Err(error) => complain(&error.to_string(), 1),

@@ -22,10 +22,14 @@ Usage: stub-agent [OPTIONS] [-- IGNORED...]
   --ui drawn|plain    a drawn interface (default), or one line per event
   --draft TEXT        what a human has already typed into the composer
   --dialog-on-paste   each paste opens a dialog over the composer; Enter in it is the event dialog_enter
+  --lose-enters N     the first N Enters at a composer with text are lost, each with the event enter_lost
   --keys FILE         one JSON line for everything read from the terminal
   -h, --help          this text
 
-Whatever follows `--` is ignored, but stands in the event start.
+Whatever follows `--` is ignored, but stands in the event start. `/new` begins another session, with the event
+new_session. Only with the provider droid and its own option --append-system-prompt-file there, its --settings,
+--resume and HOME count: it then keeps its session where Droid does, and calls its hooks. If `exec` follows first, it
+is `droid exec` over stream JSON-RPC; with `app-server` there, it is Codex's.
 
 A line of the message that opens with one of these chooses the answer:
   ECHO: text          text
@@ -35,6 +39,8 @@ A line of the message that opens with one of these chooses the answer:
   SIZE                length and SHA-256 of the message
   RUN: command        what `sh -c command` prints
   SILENT              none: works until interrupted
+  STEPS n: a | b | c  messages of their own, n seconds apart; the last one ends the turn
+  HALF: text          text, and then works on until interrupted
   NODONE: text        text, without the CCB_DONE line that was asked for
   CRASH               none: exits with status 3
 Otherwise: ANSWER <token> len=<n> sha=<16 hex digits>
@@ -116,6 +122,8 @@ pub(crate) struct Options {
     pub(crate) draft: String,
     /// `--dialog-on-paste`
     pub(crate) dialog_on_paste: bool,
+    /// `--lose-enters`
+    pub(crate) lose_enters: u32,
     /// What followed `--`.
     pub(crate) ignored: Vec<String>,
 }
@@ -143,6 +151,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed, St
         ui: Ui::Drawn,
         draft: String::new(),
         dialog_on_paste: false,
+        lose_enters: 0,
         ignored: Vec::new(),
     };
     let mut args = args.into_iter();
@@ -164,6 +173,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed, St
             "--ready-delay" => options.ready_delay = seconds(&value()?)?,
             "--draft" => options.draft = value()?,
             "--dialog-on-paste" => options.dialog_on_paste = true,
+            "--lose-enters" => {
+                let count = value()?;
+                options.lose_enters = count.parse().map_err(|_| format!("'{count}' is not a number of Enters"))?;
+            }
             "--ui" => {
                 options.ui = match value()?.as_str() {
                     "drawn" => Ui::Drawn,

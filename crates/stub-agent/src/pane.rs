@@ -26,7 +26,7 @@ pub(crate) fn run(options: Options) -> io::Result<u8> {
     let directory = std::env::current_dir()?;
     let transcript = options.transcript.clone();
     let variable = |name: &str| std::env::var(name).ok();
-    let records = Records::open(options.provider, transcript.as_deref(), &directory, variable)?;
+    let records = Records::open(options.provider, transcript.as_deref(), &options.ignored, &directory, variable)?;
     let mut terminal = Terminal::take(options.ui)?;
     let keys = options.keys.clone();
     let mut agent = Agent::new(options, records);

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::answer::sha256;
 use crate::events::{append_line, unix_time};
+use crate::factory::{self, Factory};
 use crate::options::Provider;
 
 /// Where a provider's records go, and what must be remembered between them.
@@ -39,6 +40,8 @@ enum Place {
         /// How many messages there are.
         count: usize,
     },
+    /// Droid's session, with its hooks.
+    Factory(Factory),
     /// Nowhere.
     Nowhere,
 }
@@ -68,6 +71,7 @@ impl Records {
     pub(crate) fn open(
         provider: Provider,
         transcript: Option<&Path>,
+        words: &[String],
         directory: &Path,
         environment: impl Fn(&str) -> Option<String>,
     ) -> io::Result<Self> {
@@ -83,6 +87,10 @@ impl Records {
         let place = match provider {
             Provider::Codex => Place::Lines { path: path("CODEX_LOG_PATH")?, kind: Lines::Codex },
             Provider::Claude => Place::Lines { path: path("CLAUDE_SESSION_PATH")?, kind: Lines::Claude },
+            Provider::Droid if factory::is_asked_for(words) => {
+                let fresh = sha256(&format!("{} {}", std::process::id(), unix_time()))[..32].to_owned();
+                Place::Factory(Factory::open(words, &wanted("HOME")?, &directory, fresh)?)
+            }
             Provider::Droid => Place::Lines { path: path("DROID_SESSION_PATH")?, kind: Lines::Droid },
             Provider::Gemini => {
                 let path = path("GEMINI_SESSION_PATH")?;
@@ -91,10 +99,13 @@ impl Records {
                 Place::Chat { messages: messages_of(&path), path, session }
             }
             Provider::OpenCode => {
-                let root = PathBuf::from(wanted("OPENCODE_STORAGE_ROOT")?);
-                let session = wanted("OPENCODE_SESSION_ID")?;
+                let root = path("OPENCODE_STORAGE_ROOT")?;
+                // Ids that are the same at each start, so that a restarted stub goes on.
+                let own = || sha256(&directory)[..24].to_owned();
+                let session = wanted("OPENCODE_SESSION_ID").unwrap_or_else(|_| format!("ses_{}", own()));
+                let project = wanted("OPENCODE_PROJECT_ID").unwrap_or_else(|_| own());
                 let count = std::fs::read_dir(root.join("message").join(&session)).map_or(0, Iterator::count);
-                Place::Storage { root, project: wanted("OPENCODE_PROJECT_ID")?, session, count }
+                Place::Storage { root, project, session, count }
             }
             Provider::None => Place::Nowhere,
         };
@@ -123,7 +134,7 @@ impl Records {
             Place::Storage { root, project, session, .. } if !lazy => {
                 write_heads(root, project, session, &self.directory, now_ms())
             }
-            Place::Storage { .. } | Place::Nowhere => Ok(()),
+            Place::Storage { .. } | Place::Factory(_) | Place::Nowhere => Ok(()),
         }
     }
 
@@ -144,6 +155,7 @@ impl Records {
                 messages.push(json!({"type": "user", "content": text}));
                 Ok(())
             }
+            Place::Factory(factory) => factory.question(format!("msg-{id}"), text),
             Place::Storage { .. } | Place::Nowhere => Ok(()),
         }
     }
@@ -165,18 +177,52 @@ impl Records {
                 write_heads(root, project, session, &self.directory, now)?;
                 write_message(root, session, *count, text, now)
             }
+            Place::Factory(factory) => factory.reply(&format!("msg-{id}"), text),
             Place::Nowhere => Ok(()),
         }
     }
 
-    /// Writes what a provider writes when it was interrupted: of these, Codex alone leaves a record.
-    pub(crate) fn interrupted(&self) -> io::Result<()> {
-        match &self.place {
+    /// Writes what a provider writes when it was interrupted: of these, Codex and Droid's session leave a record.
+    pub(crate) fn interrupted(&mut self) -> io::Result<()> {
+        let id = self.next_id();
+        match &mut self.place {
+            Place::Factory(factory) => factory.interrupted(&format!("msg-{id}")),
             Place::Lines { path, kind: Lines::Codex } => append(
                 path,
                 &json!({"type": "event_msg", "payload": {"type": "turn_aborted", "reason": "interrupted"}}),
             ),
             Place::Lines { .. } | Place::Chat { .. } | Place::Storage { .. } | Place::Nowhere => Ok(()),
+        }
+    }
+
+    /// Leaves the session for another one: the file is left beside, where a session has a file.
+    pub(crate) fn new_session(&mut self) -> io::Result<()> {
+        let id = self.next_id();
+        match &mut self.place {
+            Place::Lines { path, kind } => {
+                let mut beside = path.clone().into_os_string();
+                beside.push(format!(".{id}.old"));
+                std::fs::rename(&*path, beside)?;
+                match kind {
+                    Lines::Codex => {
+                        let meta = json!({"id": id, "cwd": self.directory});
+                        append(path, &json!({"type": "session_meta", "payload": meta}))
+                    }
+                    Lines::Droid => append(path, &json!({"type": "session_start", "id": id, "cwd": self.directory})),
+                    Lines::Claude => std::fs::File::create(path).map(drop),
+                }
+            }
+            Place::Chat { path, session, messages } => {
+                *session = id;
+                messages.clear();
+                write_chat(path, session, messages)
+            }
+            Place::Storage { root, project, session, .. } => {
+                *session = format!("ses_{id}");
+                write_heads(root, project, session, &self.directory, now_ms())
+            }
+            Place::Factory(factory) => factory.new_session(id),
+            Place::Nowhere => Ok(()),
         }
     }
 
@@ -308,7 +354,7 @@ mod tests {
                 let value = environment.iter().find(|(name, _)| *name == variable).map(|(_, value)| *value)?;
                 Some(value.replace("ROOM", &self.0.to_string_lossy()))
             };
-            let mut records = Records::open(provider, None, Path::new("/project"), find).unwrap();
+            let mut records = Records::open(provider, None, &[], Path::new("/project"), find).unwrap();
             records.question("Q é🙂").unwrap();
             records.reply("R\nCCB_DONE: r").unwrap();
             std::fs::read_to_string(self.0.join(file)).unwrap()
@@ -347,7 +393,7 @@ mod tests {
         let room = Room::new("lazy");
         let path = room.0.join("c.jsonl");
         let lazy = |variable: &str| (variable == "BENCH_LAZY").then(|| "1".to_owned());
-        let mut records = Records::open(Provider::Codex, Some(&path), Path::new("/p"), lazy).unwrap();
+        let mut records = Records::open(Provider::Codex, Some(&path), &[], Path::new("/p"), lazy).unwrap();
         assert!(!path.exists());
         records.question("Q").unwrap();
         assert_eq!(lines(&std::fs::read_to_string(&path).unwrap()).len(), 2);
@@ -397,8 +443,8 @@ mod tests {
 
     #[test]
     fn a_missing_path_is_named() {
-        let error = Records::open(Provider::Codex, None, Path::new("/"), |_| None).unwrap_err();
+        let error = Records::open(Provider::Codex, None, &[], Path::new("/"), |_| None).unwrap_err();
         assert!(error.to_string().contains("CODEX_LOG_PATH"));
-        assert!(Records::open(Provider::None, None, Path::new("/"), |_| None).is_ok());
+        assert!(Records::open(Provider::None, None, &[], Path::new("/"), |_| None).is_ok());
     }
 }

@@ -5,23 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Lab, files_below, until};
+use super::{Lab, anchor, files_below, json_lines, until};
 
 /// Where the native program is: what stands before it needs Node, and an install script.
 pub(super) const PROGRAM: &str = "node_modules/@anthropic-ai/claude-code-linux-x64";
-
-/// How the line begins by which ccb marks a prompt.
-const ANCHOR: &str = "CCB_REQ_ID: ";
 
 /// How texts in the user's role begin that are no prompt: what slash commands leave behind, and an interrupt.
 const NO_PROMPT: [&str; 4] = ["<command-", "<local-command-", "<bash-", "[Request interrupted"];
 
 impl Lab {
-    /// Returns whether it is Claude that is asked.
-    pub(super) fn is_claude(&self) -> bool {
-        self.setup.agent == "claude"
-    }
-
     /// Returns the directory of Claude's own files.
     pub(crate) fn claude_home(&self) -> PathBuf {
         self.home().join(".claude")
@@ -40,7 +32,7 @@ impl Lab {
             "projects": trust,
         });
         std::fs::write(self.home().join(".claude.json"), state.to_string()).expect("Claude's state");
-        if !self.setup.settings.is_empty() {
+        if self.setup.agent == "claude" && !self.setup.settings.is_empty() {
             let settings = self.placed(self.setup.settings);
             std::fs::write(self.claude_home().join("settings.json"), settings).expect("Claude's settings");
         }
@@ -48,7 +40,6 @@ impl Lab {
 
     /// Returns the variables that lead Claude to the fake model, and to nobody else.
     pub(super) fn claude_environment(&self) -> Vec<(&'static str, String)> {
-        let base = format!("http://127.0.0.1:{}", self.model.port());
         let fixed = [
             ("ANTHROPIC_AUTH_TOKEN", "sk-fake-0"),
             ("CLAUDE_CODE_MAX_RETRIES", "1"),
@@ -58,7 +49,7 @@ impl Lab {
             ("IS_SANDBOX", "1"),
         ];
         let fixed = fixed.into_iter().map(|(name, value)| (name, value.to_owned()));
-        fixed.chain([("ANTHROPIC_BASE_URL", base)]).collect()
+        fixed.chain([("ANTHROPIC_BASE_URL", self.model_address())]).collect()
     }
 
     /// Returns the lines of all transcripts of main conversations.
@@ -68,8 +59,7 @@ impl Lab {
             let inner = file.components().any(|part| part.as_os_str() == "subagents");
             !inner && file.extension().is_some_and(|end| end == "jsonl")
         });
-        let texts: Vec<String> = files.filter_map(|file| std::fs::read_to_string(file).ok()).collect();
-        texts.iter().flat_map(|text| text.lines()).filter_map(|line| serde_json::from_str(line).ok()).collect()
+        json_lines(files)
     }
 
     /// Returns what Claude has taken as prompts, in turns of their own or into a turn that ran, by its transcripts.
@@ -87,11 +77,7 @@ impl Lab {
             let real = !text.is_empty() && !NO_PROMPT.iter().any(|begin| text.starts_with(begin));
             real.then_some(text)
         });
-        let id = |text: &str| {
-            let after = text.split_once(ANCHOR)?.1;
-            Some(after.lines().next()?.trim().to_owned())
-        };
-        texts.map(|text| (id(&text), text)).collect()
+        texts.map(|text| (anchor(&text), text)).collect()
     }
 
     /// Waits until Claude has taken exactly this as a prompt.

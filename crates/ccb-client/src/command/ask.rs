@@ -1,17 +1,19 @@
 //! `ask <agent> [message…]`: hands a request over, and brings the answer if it is waited for.
 
-mod options;
+pub(super) mod options;
+mod several;
 pub(super) mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal as _, Read as _};
 
-use ccb_core::id::AgentName;
-use ccb_core::wire::{Accepted, Ask, LINE_LIMIT, Ps};
+use ccb_core::wire::{Accepted, Ask, LINE_LIMIT};
 
 use self::options::{Line, Mode, Options, USAGE};
+use self::wait::Submission;
 use crate::connect::{Askd, DEADLINE};
-use crate::error::CliError;
+use crate::connection::Connection;
+use crate::error::{CliError, note};
 use crate::wake::Patience;
 use crate::{Context, clock, display, exit, output};
 
@@ -32,55 +34,49 @@ pub(crate) fn run(context: &Context, args: Vec<OsString>) -> Result<u8, CliError
     let connection = askd.find_or_start(Patience::of(DEADLINE)).map_err(|error| askd.explain(error))?;
     let asker = connection.you.as_ref().map(|agent| agent.as_str().to_owned()).or_else(|| askd.caller.clone());
     let mode = options.mode(&context.environment, asker.is_some());
+    check_output(mode, &options)?;
+    if several::is_meant(&options.agent)
+        && let Some(agents) = several::agents(&askd, &options.agent, asker.as_deref())?
+    {
+        let ask = |agent: &several::Known| call(&askd, &options, agent.name.to_string(), message.clone(), mode);
+        let calls: Vec<Ask> = agents.iter().map(ask).collect();
+        return match mode {
+            Mode::Wait => several::wait(&askd, &agents, calls, &options),
+            Mode::Async => several::submit(&askd, &calls, &options),
+        };
+    }
+    let ask = call(&askd, &options, options.agent.clone(), message, mode);
+    submit(&askd, connection, Submission::Ask(ask), mode, &options)
+}
+
+/// Hands a request over, and waits for its answer if that is wanted.
+pub(super) fn submit(
+    askd: &Askd,
+    connection: Connection,
+    submission: Submission,
+    mode: Mode,
+    options: &Options,
+) -> Result<u8, CliError> {
+    if mode == Mode::Wait {
+        return wait::run(askd, connection, submission, options);
+    }
+    let accepted = match &submission {
+        Submission::Ask(ask) => askd.call_on(connection, ask)?,
+        Submission::Retry(retry) => askd.call_on(connection, retry)?,
+    };
+    accepted.note.iter().for_each(|text| note(text));
+    output::show(options.json, &accepted, |accepted| format!("{}\n{MANDATORY}", submitted(accepted)))
+}
+
+/// Refuses a file for an answer that is not waited for.
+pub(super) fn check_output(mode: Mode, options: &Options) -> Result<(), CliError> {
     if mode == Mode::Async && options.output.is_some() {
         return Err(CliError::new("`--output` is for an answer that is waited for").hint("add `--wait`"));
     }
-    if options.agent.eq_ignore_ascii_case("all") {
-        if options.mode == Some(Mode::Wait) {
-            return Err(CliError::new("`ask all` does not wait").hint("`ccb pend <id>` gets each answer"));
-        }
-        return all(&askd, &options, &message, asker.as_deref());
-    }
-    let ask = call(&askd, &options, options.agent.clone(), message, mode);
-    match mode {
-        Mode::Wait => wait::run(&askd, connection, ask, &options),
-        Mode::Async => {
-            let accepted = askd.call_on(connection, &ask)?;
-            output::show(options.json, &accepted, |accepted| format!("{}\n{MANDATORY}", submitted(accepted)))
-        }
-    }
+    Ok(())
 }
 
-/// Asks every agent but the one that asks.
-fn all(askd: &Askd, options: &Options, message: &str, asker: Option<&str>) -> Result<u8, CliError> {
-    let names = askd.call(&Ps {})?.agents.into_iter().map(|agent| agent.name);
-    let others: Vec<AgentName> = names.filter(|name| Some(name.as_str()) != asker).collect();
-    if others.is_empty() {
-        return Err(CliError::new("there is no agent to ask").hint("`ccb codex` starts one"));
-    }
-    let ask = |name: &AgentName| askd.call(&call(askd, options, name.to_string(), message.to_owned(), Mode::Async));
-    let mut accepted: Vec<Accepted> = Vec::new();
-    let mut refused = None;
-    for name in &others {
-        match ask(name) {
-            Ok(one) => accepted.push(one),
-            Err(error) if accepted.is_empty() => return Err(error),
-            Err(error) => {
-                let left: Vec<&str> = others[accepted.len()..].iter().map(AgentName::as_str).collect();
-                refused =
-                    Some(CliError { message: format!("not asked: {}: {}", left.join(", "), error.message), ..error });
-                break;
-            }
-        }
-    }
-    // What was accepted is told, also where it was not all.
-    let shown = output::show(options.json, &accepted, |accepted| {
-        let lines: Vec<String> = accepted.iter().map(submitted).collect();
-        format!("{}\n{MANDATORY}", lines.join("\n"))
-    })?;
-    refused.map_or(Ok(shown), Err)
-}
-
+/// Returns the call that asks an agent.
 fn call(askd: &Askd, options: &Options, agent: String, message: String, mode: Mode) -> Ask {
     Ask {
         id: clock::request_id(),
@@ -132,6 +128,7 @@ fn decode(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ccb_core::id::AgentName;
     use ccb_core::id::RequestId;
 
     #[test]
@@ -143,6 +140,7 @@ mod tests {
             repeated: false,
             state: "queued".into(),
             why: String::new(),
+            note: None,
         };
         insta::assert_snapshot!(format!("{}\n{MANDATORY}", submitted(&accepted)), @r#"
         [CCB_ASYNC_SUBMITTED provider=codex]

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
-use ccb_core::provider::claude;
+use ccb_core::provider::hook;
 use ccb_core::wire::{Hook, LINE_LIMIT};
 
 use crate::connect::Askd;
@@ -28,7 +28,7 @@ fn tell(context: &Context, args: &[OsString]) -> Option<()> {
     let mut payload = Vec::new();
     // Whatever becomes of it, it is read: a writer whose pipe breaks may call that an error.
     io::stdin().lock().take(LINE_LIMIT as u64).read_to_end(&mut payload).ok()?;
-    let hook = claude::hook(&serde_json::from_slice(&payload).ok()?)?;
+    let hook = hook::hook(&serde_json::from_slice(&payload).ok()?)?;
     let place = project::place(context, dir.as_ref()).ok()?;
     let askd = Askd::of(context, &place, "hook").ok()?;
     let mut connection = askd.find_at_once(LIMIT)?;

@@ -14,11 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ccb_core::wire::{Launch, LaunchSpec, Order, Reply, Report, RunnerEvent, ServerSpec};
+use ccb_core::wire::{Launch, LaunchSpec, Order, RESTARTED, Reply, Report, RunnerEvent, ServerSpec};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use crate::connect::Askd;
 use crate::error::CliError;
+use crate::pane::group::Group;
 use crate::pane::kept::{Kept, drain, end_all, how};
 use crate::pane::link::{self, Event, Link};
 use crate::pane::terminal::{Terminal, Typed, say, typed};
@@ -60,6 +61,8 @@ struct Pane {
     tui_argv: Option<Vec<String>>,
     server: Kept,
     tui: Kept,
+    /// The interface's other processes.
+    group: Group,
     asking: Asking,
     troubled: bool,
 }
@@ -101,10 +104,12 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     let cannot = |error: io::Error| CliError::new(format!("cannot set up the pane: {error}"));
     let signals = Signals::catch().map_err(cannot)?;
     let env = |name: &str| Some((name.to_owned(), context.environment.text(name)?.to_owned()));
+    let program = program::own()?;
     let mut pane = Pane {
         agent: options.agent.clone(),
         id: context.environment.text("TMUX_PANE").map(str::to_owned),
-        program: program::own()?,
+        group: Group::lead(&program),
+        program,
         terminal_env: TERMINAL.into_iter().filter_map(env).collect(),
         link: Link::start(askd).map_err(cannot)?,
         signals,
@@ -121,7 +126,7 @@ pub(super) fn run(context: &Context, options: &Options) -> Result<u8, CliError> 
     };
     let result = pane.run();
     pane.link.close();
-    end_all(&mut [&mut pane.tui, &mut pane.server], &pane.signals.child);
+    pane.end_all();
     result.map(|()| exit::OK).map_err(cannot)
 }
 
@@ -181,8 +186,15 @@ impl Pane {
     /// The pane is being closed by somebody: everything ends first, then askd hears of it, if it listens.
     fn closed(&mut self) {
         self.link.close();
-        end_all(&mut [&mut self.tui, &mut self.server], &self.signals.child);
+        self.end_all();
         self.report(RunnerEvent::Closed);
+    }
+
+    /// Ends everything that was started here.
+    fn end_all(&mut self) {
+        self.group.ask();
+        end_all(&mut [&mut self.tui, &mut self.server], &self.signals.child);
+        self.group.end();
     }
 
     fn hear(&mut self, event: Event) -> Next {
@@ -286,13 +298,19 @@ impl Pane {
     fn obey(&mut self, order: Order) -> Next {
         match order {
             Order::Stop => Next::End,
+            Order::Restart => {
+                self.restart();
+                Next::GoOn
+            }
             Order::Next { argv } => {
                 self.tui_argv = Some(argv);
                 Next::GoOn
             }
             Order::Tui { argv } => {
                 if self.tui.pid().is_some() {
+                    self.group.ask();
                     self.tui.end(&self.signals.child);
+                    self.group.end();
                     self.terminal.restore();
                 }
                 self.tui.forgive();
@@ -304,6 +322,25 @@ impl Pane {
                 Next::GoOn
             }
         }
+    }
+
+    /// Ends what runs, and asks askd anew what to start.
+    fn restart(&mut self) {
+        let (had_tui, had_server) = (self.tui.pid().is_some(), self.server.pid().is_some());
+        self.end_all();
+        self.tui.forgive();
+        self.server.forgive();
+        if had_tui {
+            self.terminal.restore();
+            self.report(RunnerEvent::TuiEnded { how: RESTARTED.to_owned(), again: true });
+        }
+        if had_server {
+            self.report(RunnerEvent::ServerEnded { how: RESTARTED.to_owned() });
+        }
+        if self.asking != Asking::Nobody {
+            self.asking = Asking::Nothing;
+        }
+        self.launch();
     }
 
     /// Takes notice of children that have ended.
@@ -318,6 +355,8 @@ impl Pane {
         let Some(status) = self.tui.ended() else {
             return Next::GoOn;
         };
+        // Another process of it may live on, and would be at the terminal beside the next one.
+        self.group.end();
         self.terminal.restore();
         if status.success() {
             self.link.close();
@@ -366,6 +405,7 @@ impl Pane {
         let Some(argv) = self.tui_argv.clone() else {
             return;
         };
+        Terminal::clear();
         match self.tui.start(self.guarded(&argv)) {
             Ok(pid) => self.report(RunnerEvent::TuiStarted { pid }),
             Err(error) => self.tui_failed(&format!("could not be started: {error}")),

@@ -157,7 +157,7 @@ fn unknown(word: &str, config: &Config) -> CliError {
 }
 
 /// Returns where the panes go: beside us if we are in a pane, else into a session of the project's own.
-fn host(environment: &Environment) -> Host {
+pub(super) fn host(environment: &Environment) -> Host {
     // The variable is `<socket>,<server's pid>,<session>`, and a path may hold commas itself.
     let socket = environment.text("TMUX").and_then(|tmux| tmux.rsplitn(3, ',').nth(2));
     match (socket, environment.text("TMUX_PANE")) {

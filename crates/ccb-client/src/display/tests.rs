@@ -16,6 +16,8 @@ fn request(id: &str, settlement: Option<Settlement>) -> RequestView {
         agent: AgentName::new("reviewer").unwrap(),
         asker: "manual".into(),
         parent: None,
+        retry_of: None,
+        retries: Vec::new(),
         kind: Kind::Ask,
         summary: "review the \n parser".into(),
         state: if settlement.is_some() { "settled" } else { "queued" }.into(),

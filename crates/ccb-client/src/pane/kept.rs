@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, getpid, kill_process, kill_process_group, waitid};
@@ -52,6 +52,12 @@ impl Kept {
         let pid = child.id();
         self.child = Some(child);
         Ok(pid)
+    }
+
+    /// Returns the pipes of its standard input and output, once, where it was started with such.
+    pub(crate) fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        let child = self.child.as_mut()?;
+        child.stdin.take().zip(child.stdout.take())
     }
 
     /// Returns the process id, if it runs.
@@ -116,6 +122,11 @@ impl Kept {
     /// Ends it: TERM, two seconds, KILL.
     pub(crate) fn end(&mut self, children: &UnixStream) {
         end_all(&mut [self], children);
+    }
+
+    /// Kills it; it has ended soon.
+    pub(crate) fn kill(&self) {
+        self.signal(Signal::KILL);
     }
 
     fn id(&self) -> Option<Pid> {

@@ -9,6 +9,9 @@ use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
 const RESET: &str =
     "\x1b[?1049l\x1b[?25h\x1b[?1000l\x1b[?1002l\x1b[?1003l\x1b[?1006l\x1b[?1004l\x1b[?2004l\x1b[<u\x1b[0m";
 
+/// Empties the screen; tmux keeps what was on it in the pane's history (`scroll-on-clear`).
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
 /// The terminal's settings at the runner's start.
 pub(crate) struct Terminal(Option<Termios>);
 
@@ -23,6 +26,12 @@ impl Terminal {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
             say(RESET);
         }
+    }
+
+    /// Lets what is shown scroll away: an interface that has ended is not to be taken for the one that comes, which may
+    /// take its time before it draws and reads.
+    pub(crate) fn clear() {
+        say(CLEAR);
     }
 }
 

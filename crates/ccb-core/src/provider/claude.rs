@@ -4,7 +4,6 @@
 
 pub mod conversation;
 
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::outcome::Failure;
@@ -63,6 +62,8 @@ pub enum Says {
         text: String,
         /// Whether the message is whole and calls no tool: the model had no more to do.
         last: bool,
+        /// Whether the limit of output has cut it off: Claude has the model go on by itself, three times at most.
+        cut: bool,
     },
     /// The provider's error ended the turn.
     Failed {
@@ -130,8 +131,9 @@ fn assistant(line: &Value) -> Says {
     if line["isApiErrorMessage"] == true {
         return Says::Failed { reason: failure(line["error"].as_str().unwrap_or_default(), &text), message: text };
     }
-    let last = matches!(line["message"]["stop_reason"].as_str(), Some("end_turn" | "stop_sequence" | "max_tokens"));
-    Says::Said { message, text, last }
+    let stop = line["message"]["stop_reason"].as_str();
+    let last = matches!(stop, Some("end_turn" | "stop_sequence"));
+    Says::Said { message, text, last, cut: stop == Some("max_tokens") }
 }
 
 /// Reads that a user's own hook refused a prompt, or stopped its turn before anything was said.
@@ -165,7 +167,10 @@ fn content(content: &Value) -> String {
 fn failure(word: &str, message: &str) -> Failure {
     let message = message.to_lowercase();
     match word {
-        "rate_limit" if message.contains("usage limit") || message.contains("credit") => Failure::Quota,
+        // "You've hit your 5-hour limit · resets 3pm (UTC)": it says itself until when.
+        "rate_limit" if ["usage limit", "hit your", "credit"].iter().any(|word| message.contains(word)) => {
+            Failure::Quota
+        }
         "rate_limit" => Failure::RateLimit,
         "authentication_failed" | "oauth_org_not_allowed" => Failure::Auth,
         "billing_error" => Failure::Quota,
@@ -217,30 +222,6 @@ pub fn registered(text: &str) -> Option<Registered> {
     })
 }
 
-/// What a hook tells.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hook {
-    /// Which hook it is.
-    pub event: String,
-    /// The session.
-    pub session: String,
-    /// The session's transcript, which need not exist yet.
-    pub transcript: Option<String>,
-    /// The tool that wants a permission.
-    pub tool: Option<String>,
-}
-
-/// Reads what a hook was given on its standard input.
-pub fn hook(payload: &Value) -> Option<Hook> {
-    let text = |field: &str| payload[field].as_str().map(str::to_owned);
-    Some(Hook {
-        event: text("hook_event_name")?,
-        session: text("session_id")?,
-        transcript: text("transcript_path"),
-        tool: text("tool_name"),
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -266,6 +247,7 @@ mod tests {
         let table = [
             ("rate_limit", "API Error: Request rejected (429)", Failure::RateLimit),
             ("rate_limit", "Claude usage limit reached", Failure::Quota),
+            ("rate_limit", "You've hit your 5-hour limit · resets 3pm (UTC)", Failure::Quota),
             ("authentication_failed", "Please run /login", Failure::Auth),
             ("billing_error", "Credit balance is too low", Failure::Quota),
             ("server_error", "API Error: 500", Failure::Overloaded),

@@ -1,7 +1,7 @@
 //! The record formats of CCB 5.2's stub agents, which older agent CLIs wrote too.
 //!
 //! One line is one record (codex, claude, droid), or the file is one document that is written anew each
-//! time (gemini). OpenCode's folder of files is not read here.
+//! time (gemini), or there is a folder with a file for each session, message and part (opencode).
 
 use serde_json::Value;
 
@@ -33,11 +33,66 @@ pub fn parse(provider: Provider, line: &str) -> Option<Observation> {
     }
 }
 
+/// Returns the session that a line opens, if it opens one; empty if it has no name.
+pub fn session(provider: Provider, line: &str) -> Option<String> {
+    let record: Value = serde_json::from_str(line.trim()).ok()?;
+    let id = match (provider, record["type"].as_str()?) {
+        (Provider::Codex, "session_meta") => &record["payload"]["id"],
+        (Provider::Droid, "session_start") => &record["id"],
+        _ => return None,
+    };
+    Some(id.as_str().unwrap_or_default().to_owned())
+}
+
+/// Returns the session of a whole document.
+pub fn document_session(text: &str) -> Option<String> {
+    let document: Value = serde_json::from_str(text).ok()?;
+    document["sessionId"].as_str().map(str::to_owned)
+}
+
 /// Reads a whole document. One that is caught half-written gives nothing.
 pub fn parse_document(text: &str) -> Option<Vec<Observation>> {
     let document: Value = serde_json::from_str(text).ok()?;
     let messages = document["messages"].as_array()?;
     Some(messages.iter().filter_map(gemini).collect())
+}
+
+/// Reads `session/<project>/<session>.json` of `OpenCode`'s folder: the session's id and its directory.
+pub fn folder_session(text: &str) -> Option<(String, String)> {
+    let session: Value = serde_json::from_str(text).ok()?;
+    Some((session["id"].as_str()?.to_owned(), session["directory"].as_str()?.to_owned()))
+}
+
+/// An answer in `OpenCode`'s folder, without its parts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FolderMessage {
+    /// Its id, which is the folder of its parts.
+    pub id: String,
+    /// When it was begun (ms since the Unix epoch).
+    pub created: i64,
+    /// Whether it is whole.
+    pub completed: bool,
+}
+
+/// Reads `message/<session>/<message>.json` of `OpenCode`'s folder, if it is an answer.
+pub fn folder_message(text: &str) -> Option<FolderMessage> {
+    let message: Value = serde_json::from_str(text).ok()?;
+    if message["role"] != "assistant" {
+        return None;
+    }
+    let time = &message["time"];
+    Some(FolderMessage {
+        id: message["id"].as_str()?.to_owned(),
+        created: time["created"].as_i64().unwrap_or_default(),
+        completed: time["completed"].is_number(),
+    })
+}
+
+/// Reads `part/<message>/<part>.json` of `OpenCode`'s folder, if it is a text: when it was begun, and the text.
+pub fn folder_part(text: &str) -> Option<(i64, String)> {
+    let part: Value = serde_json::from_str(text).ok()?;
+    let text = part["text"].as_str().filter(|_| part["type"] == "text")?;
+    Some((part["time"]["start"].as_i64().unwrap_or_default(), text.to_owned()))
 }
 
 fn event(line: &str) -> Option<Observation> {
@@ -77,7 +132,7 @@ fn message(role: &str, text: String) -> Option<Observation> {
 }
 
 /// Cuts a growing file into whole lines, whatever the chunks it is read in.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Lines {
     torn: Vec<u8>,
 }
@@ -128,6 +183,37 @@ mod tests {
         let gemini = r#"{"sessionId":"s","messages":[{"type":"user","content":"q"},{"type":"gemini","content":"a","id":"1"},{"type":"info","content":"x"}]}"#;
         assert_eq!(parse_document(gemini), Some(vec![user("q"), agent("a")]));
         assert_eq!(parse_document(&gemini[..40]), None);
+    }
+
+    #[test]
+    fn a_session_is_opened_by_its_own_record() {
+        let named = |provider, line: &str| session(provider, line);
+        assert_eq!(
+            named(Provider::Codex, r#"{"type":"session_meta","payload":{"id":"s","cwd":"/"}}"#),
+            Some("s".into())
+        );
+        assert_eq!(named(Provider::Codex, r#"{"type":"session_meta","payload":{"cwd":"/"}}"#), Some(String::new()));
+        assert_eq!(named(Provider::Droid, r#"{"type":"session_start","id":"s"}"#), Some("s".into()));
+        assert_eq!(named(Provider::Claude, r#"{"type":"session_start","id":"s"}"#), None);
+        assert_eq!(named(Provider::Codex, USER), None);
+        assert_eq!(document_session(r#"{"sessionId":"s","messages":[]}"#), Some("s".into()));
+    }
+
+    #[test]
+    fn the_files_of_opencodes_folder_are_read_whole_or_not_at_all() {
+        let session = r#"{"id":"ses_1","directory":"/p","time":{"updated":7}}"#;
+        assert_eq!(folder_session(session), Some(("ses_1".into(), "/p".into())));
+        let message = r#"{"id":"msg_1","sessionID":"ses_1","role":"assistant","time":{"created":5,"completed":6}}"#;
+        let want = FolderMessage { id: "msg_1".into(), created: 5, completed: true };
+        assert_eq!(folder_message(message), Some(want));
+        assert_eq!(folder_message(&message.replace(",\"completed\":6", "")).map(|m| m.completed), Some(false));
+        assert_eq!(folder_message(&message.replace("assistant", "user")), None);
+        let part = r#"{"id":"prt_1","messageID":"msg_1","type":"text","text":"a","time":{"start":5}}"#;
+        assert_eq!(folder_part(part), Some((5, "a".into())));
+        assert_eq!(folder_part(&part.replace("\"type\":\"text\"", "\"type\":\"tool\"")), None);
+        for cut in 0..part.len() {
+            assert_eq!(folder_part(&part[..cut]), None);
+        }
     }
 
     proptest! {

@@ -40,6 +40,51 @@ pub fn parse(line: &str) -> Option<Observation> {
     }
 }
 
+/// What a rollout says of itself in its first line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// The thread, which a next start can go on with.
+    pub thread: String,
+    /// The directory that Codex was started in.
+    pub cwd: String,
+    /// Whether it is a sub-agent's, which has a file of its own.
+    pub of_subagent: bool,
+}
+
+/// Reads a rollout's first line.
+pub fn meta(line: &str) -> Option<Meta> {
+    let record: Value = serde_json::from_str(line.trim()).ok()?;
+    let meta = &record["payload"];
+    if record["type"] != "session_meta" {
+        return None;
+    }
+    let thread = meta["id"].as_str()?.to_owned();
+    let other = |field: &str| meta[field].as_str().is_some_and(|id| id != thread);
+    let of_subagent = other("parent_thread_id") || other("session_id") || meta["source"].get("subagent").is_some();
+    Some(Meta { of_subagent, cwd: meta["cwd"].as_str().unwrap_or_default().to_owned(), thread })
+}
+
+/// What a line says of a call of a tool: between its two lines the human may be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Call {
+    /// It was wanted.
+    Wanted(String),
+    /// It is over, or was refused.
+    Over(String),
+}
+
+/// Reads what a line says of a call of a tool.
+pub fn call(line: &str) -> Option<Call> {
+    let record: Value = serde_json::from_str(line.trim()).ok()?;
+    let item = &record["payload"];
+    let id = item["call_id"].as_str().filter(|_| record["type"] == "response_item")?.to_owned();
+    match item["type"].as_str()? {
+        "function_call" | "custom_tool_call" | "local_shell_call" => Some(Call::Wanted(id)),
+        "function_call_output" | "custom_tool_call_output" => Some(Call::Over(id)),
+        _ => None,
+    }
+}
+
 fn item(event: &Value) -> Option<Observation> {
     let item = &event["item"];
     let turn = event["turn_id"].as_str().map(str::to_owned);
@@ -74,6 +119,22 @@ mod tests {
             panic!("not failed")
         };
         assert_eq!(reason, Failure::RateLimit);
+    }
+
+    #[test]
+    fn first_lines_and_calls_are_read() {
+        let line = r#"{"type":"session_meta","payload":{"session_id":"a","id":"a","cwd":"/p","source":"cli"}}"#;
+        assert_eq!(meta(line), Some(Meta { thread: "a".into(), cwd: "/p".into(), of_subagent: false }));
+        let child = line.replace(r#""session_id":"a""#, r#""session_id":"b","parent_thread_id":"b""#);
+        assert!(meta(&child).unwrap().of_subagent);
+        let oldest = r#"{"type":"session_meta","payload":{"id":"a","cwd":"/p"}}"#;
+        assert!(!meta(oldest).unwrap().of_subagent);
+        assert_eq!(meta(r#"{"type":"turn_context","payload":{"id":"a"}}"#), None);
+        let wanted =
+            r#"{"type":"response_item","payload":{"type":"function_call","name":"exec_command","call_id":"c"}}"#;
+        assert_eq!(call(wanted), Some(Call::Wanted("c".into())));
+        assert_eq!(call(&wanted.replace("call\",\"n", "call_output\",\"n")), Some(Call::Over("c".into())));
+        assert_eq!(call(&wanted.replace("response_item", "event_msg")), None);
     }
 
     #[test]

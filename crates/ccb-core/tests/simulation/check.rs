@@ -11,7 +11,7 @@ use ccb_core::request::{Asker, Kind, Request, Settlement, Stage};
 use ccb_core::state::{Presence, Sabotage, State};
 use ccb_core::step::{Effect, Input, Step, Verdict};
 
-use crate::agents::{SimAgent, Turn, answer, partial};
+use crate::agents::{Shows, SimAgent, Turn, answer, partial};
 use crate::tree;
 use crate::world::World;
 
@@ -58,6 +58,9 @@ impl Check {
     pub(crate) fn restored(&mut self, state: &State, now: i64) {
         self.started = now;
         for request in state.requests.values() {
+            if matches!(request.stage, Stage::Working { mixed: true, .. }) {
+                self.mixed.insert(request.id.clone());
+            }
             match request.stage {
                 Stage::Offering { .. } | Stage::Offered { .. } | Stage::Working { .. } => {
                     self.at.insert(request.agent.clone(), request.id.clone());
@@ -80,6 +83,12 @@ impl Check {
         step: &Step,
     ) -> Checked {
         self.listen(input, subject);
+        if let (Input::Presence { agent, presence }, Some(state)) = (input, &world.state) {
+            let shown = state.agents.get(agent).map(|agent| &agent.presence);
+            hold(shown.is_none_or(|shown| shown == presence), "P4", || {
+                format!("{agent} is shown as {shown:?} and is {presence:?}")
+            })?;
+        }
         tree::holds(world, self, step)?;
         for (after, before) in step.saves.iter().zip(before) {
             let noted = step.notes.iter().any(|(id, _)| id == &after.id);
@@ -90,6 +99,9 @@ impl Check {
             if let Some(settled) = after.settlement() {
                 let fresh = before.as_ref().is_none_or(|before| !before.is_settled());
                 self.settled(world, after, settled, fresh)?;
+                if fresh {
+                    self.fits(world, input, before.as_ref(), after, settled)?;
+                }
             }
             if let Stage::Working { turn, .. } = &after.stage {
                 let true_turn = turn_of(world, after).map(|turn| &turn.name);
@@ -194,7 +206,7 @@ impl Check {
         hold(settled.turn.is_none() || settled.turn.as_ref() == name, "P3", || {
             format!("{id} is bound to {:?}, not {name:?}", settled.turn)
         })?;
-        let whole = |text: &str| turn.is_some_and(|t| t.end == Some(TurnEnd::Completed { reply: text.to_owned() }));
+        let whole = |text: &str| turn.is_some_and(|t| t.ends.contains(&TurnEnd::Completed { reply: text.to_owned() }));
         let over = after.deadline.map_or(i64::MAX, |at| at.0.max(self.started));
         hold(settled.at.0 <= over.saturating_add(1_000), "P4", || format!("{id} outlives its deadline"))?;
         if let Some(late) = &settled.late {
@@ -210,10 +222,71 @@ impl Check {
                 hold(!fresh || !self.mixed.contains(id), "P3", || format!("{id} passes a mixture off as its answer"))
             }
             Outcome::Failed { reason: Failure::NeverConsumed, .. } => {
-                hold(turn.is_none(), "P4", || format!("{id} was taken, but is settled as never taken"))
+                let nothing = turn.is_none_or(|turn| turn.shows == Shows::Never);
+                hold(nothing, "P4", || format!("{id} was taken, but is settled as never taken"))
             }
             Outcome::Failed { .. } | Outcome::Incomplete { .. } | Outcome::Cancelled { .. } => Ok(()),
         }
+    }
+}
+
+/// P4: an outcome says what truly happened, in the words of its class.
+impl Check {
+    fn fits(
+        &self,
+        world: &World,
+        input: &Input,
+        before: Option<&Request>,
+        after: &Request,
+        settled: &Settlement,
+    ) -> Checked {
+        if after.kind != Kind::Ask {
+            return Ok(());
+        }
+        let id = &after.id;
+        let turn = turn_of(world, after);
+        let ended = |is: &dyn Fn(&TurnEnd) -> bool| turn.is_some_and(|turn| turn.ends.iter().any(is));
+        let failed = |class: Failure| ended(&|end| matches!(end, TurnEnd::Failed { reason, .. } if *reason == class));
+        let told_gone = matches!(input, Input::Gone { agent, .. } if agent == &after.agent);
+        let vanished = turn.is_some_and(|turn| turn.shows == Shows::NoMore);
+        let fits = match &settled.outcome {
+            Outcome::Completed => ended(&|end| matches!(end, TurnEnd::Completed { reply } if !reply.is_empty())),
+            Outcome::Incomplete { reason } => match reason {
+                Incomplete::Deadline => after.deadline.is_some_and(|at| at.0 <= world.now),
+                Incomplete::Empty => ended(&|end| matches!(end, TurnEnd::Completed { reply } if reply.is_empty())),
+                Incomplete::Interrupted => ended(&|end| matches!(end, TurnEnd::Interrupted { .. })),
+                Incomplete::Quiet => {
+                    let given_up = turn.is_some_and(|turn| turn.given_up);
+                    (given_up || ended(&|end| matches!(end, TurnEnd::Quiet { .. })))
+                        && settled.ended_by == Some(EndedBy::Quiet)
+                }
+                Incomplete::Mixed => turn.is_some_and(|turn| turn.mixed) && self.mixed.contains(id),
+            },
+            Outcome::Failed { reason, .. } => match reason {
+                Failure::NoSuchAgent => world.agents.iter().any(|a| a.name == after.agent && !a.configured),
+                Failure::AgentGone => told_gone || vanished || failed(Failure::AgentGone),
+                Failure::NeverConsumed => {
+                    turn.is_none_or(|turn| turn.shows == Shows::Never)
+                        && !world.agents.iter().any(|a| a.swallowed.contains(id))
+                }
+                Failure::UnknownDelivery => told_gone || world.in_doubt.contains(id),
+                Failure::RateLimit
+                | Failure::Auth
+                | Failure::Quota
+                | Failure::Overloaded
+                | Failure::Context
+                | Failure::Provider => failed(*reason),
+            },
+            Outcome::Cancelled { by } => {
+                let asked = before.and_then(|before| before.cancel.as_ref()) == Some(by);
+                asked || matches!(input, Input::Cancel { id: of, by: who } if of == id && who == by)
+            }
+        };
+        hold(fits, "P4", || format!("{id} is settled as {:?}, but {turn:?}", settled.outcome))?;
+        if let Input::TurnEnded { by, .. } = input {
+            hold(settled.ended_by == Some(*by), "P4", || format!("{id} was ended by {by:?}: {settled:?}"))?;
+        }
+        Ok(())
     }
 }
 
@@ -337,8 +410,7 @@ fn late_is_kept(input: &Input, subject: &Request, step: &Step) -> Checked {
         return Ok(());
     };
     let known = matches!(old.outcome, Outcome::Completed | Outcome::Incomplete { reason: Incomplete::Mixed })
-        || old.late.is_some()
-        || old.ended_by.is_some_and(|by| by != EndedBy::Quiet);
+        || old.late.is_some();
     if known || reply.is_empty() || old.turn.as_ref() != Some(turn) || subject.kind != Kind::Ask {
         return Ok(());
     }

@@ -149,6 +149,8 @@ impl World {
             | Verdict::TooDeep { .. }
             | Verdict::TooMany { .. }
             | Verdict::Cycle(_)
+            | Verdict::NotOver(_)
+            | Verdict::NoQuestion
             | Verdict::Fine
             | Verdict::Nothing => client.refused = true,
         }

@@ -66,6 +66,7 @@ impl World {
         let mut check = std::mem::take(&mut self.check);
         check.step(self, &input, subject.as_ref(), &before, &out)?;
         self.check = check;
+        self.witness(&input, &before, &out.saves);
         self.batch.push(Batch { input, step: out });
         if matches!(self.doom, Some(Doom::BeforeCommit)) {
             self.crash();
@@ -171,6 +172,7 @@ impl World {
             client.waiting = false;
         }
         self.check.forget();
+        self.swallow_not_for_long();
         self.transports_die();
         let away = self.rng.range(20, 8_000);
         self.soon(away, Event::Start);

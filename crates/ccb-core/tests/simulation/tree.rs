@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ccb_core::id::{AgentName, RequestId};
+use ccb_core::id::AgentName;
 use ccb_core::request::{Asker, Kind, Request};
 use ccb_core::step::Step;
 
@@ -35,7 +35,7 @@ pub(crate) fn holds(world: &World, check: &Check, step: &Step) -> Checked {
         }
         if let Some(name) = asker(request).filter(|_| new && request.waits) {
             let waits = open.iter().filter(|r| is_waited_for(world, check, r)).copied();
-            no_ring(waits, name, &request.id)?;
+            no_ring(waits, name, request)?;
         }
     }
     Ok(())
@@ -63,16 +63,16 @@ fn is_waited_for(world: &World, check: &Check, request: &Request) -> bool {
     request.waits && (there || world.now - request.accepted.0.max(check.started) < world.policy.orphan_grace)
 }
 
-/// From a new request's asker, nobody who waits leads back to it. (A client that comes back to wait for an older
-/// request may close a ring: nobody can tell it not to.)
-fn no_ring<'a>(waits: impl Iterator<Item = &'a Request>, start: &AgentName, id: &RequestId) -> Checked {
-    let edges: BTreeSet<(AgentName, AgentName)> =
-        waits.filter_map(|request| Some((asker(request)?.clone(), request.agent.clone()))).collect();
-    let mut reached: BTreeSet<&AgentName> = edges.iter().filter(|(from, _)| from == start).map(|(_, to)| to).collect();
+/// From whom a new request goes to, nobody who waits leads back to its asker. (A client that comes back to wait for an
+/// older request may close a ring: nobody can tell it not to.)
+fn no_ring<'a>(waits: impl Iterator<Item = &'a Request>, start: &AgentName, new: &'a Request) -> Checked {
+    let edges: BTreeSet<(&AgentName, &AgentName)> =
+        waits.filter_map(|request| Some((asker(request)?, &request.agent))).collect();
+    let mut reached = BTreeSet::from([&new.agent]);
     for _ in 0..edges.len() {
         let further: Vec<&AgentName> =
-            edges.iter().filter(|(from, _)| reached.contains(from)).map(|(_, to)| to).collect();
+            edges.iter().filter(|(from, _)| reached.contains(from)).map(|(_, to)| *to).collect();
         reached.extend(further);
     }
-    hold(!reached.contains(start), "the tree", || format!("{id} has {start} wait for itself: {edges:?}"))
+    hold(!reached.contains(start), "the tree", || format!("{} has {start} wait for itself: {edges:?}", new.id))
 }

@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ccb_core::id::RequestId;
-use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::request::Request;
-use ccb_core::state::{Policy, Presence, Sabotage, State};
+use ccb_core::state::{Policy, Sabotage, State};
 use ccb_core::step::{Effect, Input};
 
-use crate::agents::{Draft, Rung, SimAgent, answer, partial};
+use crate::agents::{Draft, Link, RUNGS, Rung, SimAgent};
 use crate::check::{self, Check, Violation};
 use crate::clients::{Act, Client};
+use crate::course::{DEATHS, Death, Fault};
 use crate::driver::{Batch, Doom};
+use crate::late::Look;
 use crate::rng::Rng;
+use crate::seen::Seen;
 
 /// When faults stop; from then on everything must come to rest by itself.
 const CALM: i64 = 240_000;
@@ -31,12 +33,28 @@ pub(crate) enum Event {
     Connect { run: u32, agent: usize },
     /// The bytes of an offer reach the agent.
     Arrive { run: u32, agent: usize, id: RequestId, attempt: u32 },
+    /// A turn is halfway.
+    Midst { agent: usize, turn: String },
     /// A turn ends.
     End { agent: usize, turn: String, interrupted: bool },
+    /// The window is over in which an ended turn's marker might have come.
+    FallsQuiet { agent: usize, turn: String },
+    /// An agent gets at what it has accepted.
+    Digest { agent: usize, id: RequestId },
+    /// A turn's record shows what it began with.
+    Show { agent: usize, turn: String },
+    /// What the agent keeps of its turns is deleted.
+    Vanish { agent: usize },
+    /// A look is taken once more, if that run of askd and that connection still live.
+    LookAgain { run: u32, link: u32, agent: usize, look: Look },
+    /// A session that the human has left answers.
+    OldAnswer { agent: usize, turn: String },
+    /// By now the engine knows of the turn, if that run of it and that connection still live.
+    Known { run: u32, link: u32, agent: usize, turn: String, ended: bool },
     /// A human does something at an agent.
     Human { agent: usize, act: Human },
     /// The agent dies.
-    Dies { agent: usize },
+    Dies { agent: usize, death: Death },
     /// The agent comes back, with its provider session.
     Back { agent: usize },
     /// The connection to the agent breaks.
@@ -73,6 +91,16 @@ pub(crate) struct Disk {
     pub(crate) unsettled: BTreeSet<RequestId>,
 }
 
+/// What is broken on purpose.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Flaw {
+    Nothing,
+    /// The engine.
+    Engine(Sabotage),
+    /// The transports.
+    Double(Fault),
+}
+
 /// One run of the simulation.
 pub(crate) struct World {
     pub(crate) rng: Rng,
@@ -94,16 +122,27 @@ pub(crate) struct World {
     /// Whether the driver does more than its bare contract: loads what notices carry, forgets what it loaded.
     pub(crate) thorough: bool,
     pub(crate) steps: u32,
+    /// The requests of which a look, taken for the last time, could truly not tell where they stand.
+    pub(crate) in_doubt: BTreeSet<RequestId>,
+    /// What the transports do wrong, if they are broken on purpose.
+    pub(crate) double: Option<Fault>,
+    /// What has happened.
+    pub(crate) seen: Seen,
     trace: Option<Vec<String>>,
 }
 
 impl World {
-    pub(crate) fn new(seed: u64, sabotage: Option<Sabotage>, traced: bool) -> Self {
+    pub(crate) fn new(seed: u64, flaw: Flaw, traced: bool) -> Self {
+        let (sabotage, double) = match flaw {
+            Flaw::Nothing => (None, None),
+            Flaw::Engine(sabotage) => (Some(sabotage), None),
+            Flaw::Double(fault) => (None, Some(fault)),
+        };
         let mut rng = Rng::new(seed);
         let rough = !rng.chance(10);
         let agents = (0..=rng.below(3))
             .map(|n| {
-                let drive = [Rung::Joined, Rung::Sighted, Rung::Blind][rng.below(3)];
+                let drive = RUNGS[rng.below(4)];
                 SimAgent::new(["ada", "bob", "cyd"][n], drive)
             })
             .collect();
@@ -127,6 +166,9 @@ impl World {
             rough,
             calm: false,
             steps: 0,
+            in_doubt: BTreeSet::new(),
+            double,
+            seen: Seen::default(),
             trace: traced.then(Vec::new),
         };
         world.plan();
@@ -160,7 +202,7 @@ impl World {
         }
     }
 
-    pub(crate) fn told(&self) -> String {
+    pub(crate) fn story(&self) -> String {
         self.trace.as_ref().map(|lines| lines.join("\n")).unwrap_or_default()
     }
 
@@ -168,6 +210,16 @@ impl World {
     pub(crate) fn soon(&mut self, delay: i64, event: Event) {
         self.order += 1;
         self.events.insert((self.now + delay, self.order), event);
+    }
+
+    /// Returns whether the transports are broken in this way.
+    pub(crate) fn does(&self, fault: Fault) -> bool {
+        self.double == Some(fault)
+    }
+
+    /// Returns the turn that truly holds a request, and whose.
+    pub(crate) fn truth(&self, id: &RequestId) -> Option<(&SimAgent, &crate::agents::Turn)> {
+        self.agents.iter().find_map(|agent| Some((agent, agent.turn_of(id)?)))
     }
 
     /// Returns whether a fault of that likelihood strikes now.
@@ -198,9 +250,10 @@ impl World {
             for _ in 0..self.rng.below(5) {
                 let agent = self.rng.below(self.agents.len());
                 let at = self.rng.range(10, 200_000);
-                let event = match self.rng.below(7) {
-                    0 | 1 => Event::Dies { agent },
+                let event = match self.rng.below(8) {
+                    0 | 1 => Event::Dies { agent, death: DEATHS[self.rng.below(4)] },
                     2 => Event::Drop { agent },
+                    4 => Event::Vanish { agent },
                     3 if self.agents.len() > 1 && self.rng.chance(25) => Event::Remove { agent },
                     _ => Event::Crash { doom: Doom::random(&mut self.rng) },
                 };
@@ -215,19 +268,34 @@ impl World {
             Event::Input { run, input } if run == self.run => self.deliver(input)?,
             Event::Act { run, effect } if run == self.run => self.act(effect)?,
             Event::Connect { run, agent } if run == self.run => self.connect(agent)?,
-            Event::Input { .. } | Event::Act { .. } | Event::Connect { .. } => {}
-            Event::Arrive { run, agent, id, attempt } => self.arrive(run, agent, &id, attempt)?,
-            Event::End { agent, turn, interrupted } => self.end_turn(agent, &turn, interrupted),
-            Event::Human { agent, act } => self.human(agent, act)?,
-            Event::Dies { agent } => self.dies(agent),
-            Event::Back { agent } => {
-                self.agents[agent].alive = true;
-                self.soon(20, Event::Connect { run: self.run, agent });
+            Event::Known { run, link, agent, turn, ended } if run == self.run => {
+                self.known(link, agent, &turn, ended)?;
             }
+            Event::LookAgain { run, link, agent, look } if run == self.run => {
+                if self.agents[agent].link != Link::None && self.agents[agent].links == link {
+                    self.gone_from_record(agent, look);
+                }
+            }
+            Event::Input { .. }
+            | Event::Act { .. }
+            | Event::Connect { .. }
+            | Event::Known { .. }
+            | Event::LookAgain { .. } => {}
+            Event::Digest { agent, id } => self.digest(agent, id)?,
+            Event::Show { agent, turn } => self.show(agent, &turn)?,
+            Event::Vanish { agent } => self.vanish(agent),
+            Event::Arrive { run, agent, id, attempt } => self.arrive(run, agent, &id, attempt)?,
+            Event::Midst { agent, turn } => self.midst(agent, &turn),
+            Event::FallsQuiet { agent, turn } => self.falls_quiet(agent, &turn),
+            Event::OldAnswer { agent, turn } => self.old_answer(agent, &turn),
+            Event::End { agent, turn, interrupted } => self.end_turn(agent, &turn, interrupted)?,
+            Event::Human { agent, act } => self.human(agent, act)?,
+            Event::Dies { agent, death } => self.dies(agent, death),
+            Event::Back { agent } => self.comes_back(agent)?,
             Event::Drop { agent } => self.drop_link(agent),
             Event::Remove { agent } => {
                 self.agents[agent].configured = false;
-                self.agents[agent].linked = false;
+                self.agents[agent].link = Link::None;
                 let input = Input::Configure(self.configuration());
                 self.soon(0, Event::Input { run: self.run, input });
             }
@@ -248,8 +316,10 @@ impl World {
             if self.agents[agent].draft != Draft::Empty {
                 self.human(agent, Human::Finish)?;
             }
-            if self.agents[agent].alive {
-                self.drop_link(agent);
+            if self.agents[agent].link != Link::None {
+                self.lose_link(agent);
+            } else if self.agents[agent].alive {
+                self.soon(10, Event::Connect { run: self.run, agent });
             } else {
                 self.soon(10, Event::Back { agent });
             }
@@ -264,12 +334,12 @@ impl World {
             return Ok(());
         }
         match act {
-            Human::Talk => match it.history.last_mut().filter(|turn| turn.end.is_none()) {
+            Human::Talk => match it.history.last_mut().filter(|turn| turn.runs()) {
                 Some(turn) => {
                     if let Some(id) = turn.request.clone() {
                         turn.mixed = true;
                         let turn = turn.name.clone();
-                        self.evidence(agent, Input::Consumed { id, turn, source: "record".into(), mixed: true });
+                        self.tell_taken(agent, &turn, &id, true);
                     }
                 }
                 None if it.draft == Draft::Empty => return self.begin_turn(agent, None),
@@ -298,41 +368,14 @@ impl World {
             Human::Interrupt => {
                 if let Some(turn) = it.running().map(|turn| turn.name.clone()) {
                     self.say(|| format!("  the human interrupts {turn} (run {run})"));
-                    self.end_turn(agent, &turn, true);
+                    return self.end_turn(agent, &turn, true);
                 }
             }
         }
         Ok(())
     }
 
-    /// Begins a turn: the one place where a delivery is truly taken.
-    pub(crate) fn begin_turn(&mut self, agent: usize, request: Option<RequestId>) -> Result<(), Violation> {
-        let it = &mut self.agents[agent];
-        let name = format!("{}-t{}", it.name, it.history.len() + 1);
-        it.history.push(crate::agents::Turn { name: name.clone(), request: request.clone(), mixed: false, end: None });
-        self.report_presence(agent);
-        let lasts = if self.rng.chance(20) { self.rng.range(30_000, 90_000) } else { self.rng.range(100, 20_000) };
-        self.soon(lasts, Event::End { agent, turn: name.clone(), interrupted: false });
-        let Some(id) = request else { return Ok(()) };
-        self.take(agent, &id)?;
-        if self.rng.chance(40) {
-            self.agent_asks(agent, lasts);
-        }
-        self.evidence(
-            agent,
-            Input::Consumed { id: id.clone(), turn: name.clone(), source: "record".into(), mixed: false },
-        );
-        if self.fault(5) && self.agents[agent].rung != Rung::Joined {
-            // It falls quiet for so long that the transport gives its end up.
-            let partial = partial(&name, Some(&id));
-            let end = TurnEnd::Quiet { partial };
-            let input = Input::TurnEnded { id, turn: name, end, by: EndedBy::Quiet };
-            self.soon(lasts / 2, Event::Input { run: self.run, input });
-        }
-        Ok(())
-    }
-
-    /// Counts a delivery as taken (promise P2).
+    /// Counts a delivery as taken (promise P2): its agent has it in its record.
     pub(crate) fn take(&mut self, agent: usize, id: &RequestId) -> Result<(), Violation> {
         let it = &mut self.agents[agent];
         let count = it.taken.entry(id.clone()).or_default();
@@ -343,70 +386,16 @@ impl World {
         Ok(())
     }
 
-    fn end_turn(&mut self, agent: usize, name: &str, interrupted: bool) {
-        let dice = self.rng.range(0, 100);
-        let it = &mut self.agents[agent];
-        let Some(turn) = it.history.last_mut().filter(|turn| turn.end.is_none() && turn.name == name) else {
-            return;
-        };
-        let partial = partial(name, turn.request.as_ref());
-        let end = match dice {
-            _ if interrupted => TurnEnd::Interrupted { partial },
-            0..5 => TurnEnd::Interrupted { partial },
-            5..10 => TurnEnd::Failed { reason: Failure::RateLimit, message: "429".into(), partial },
-            10..15 => TurnEnd::Completed { reply: String::new() },
-            _ => TurnEnd::Completed { reply: answer(name, turn.request.as_ref()) },
-        };
-        turn.end = Some(end.clone());
-        let request = turn.request.clone();
-        let offered = it.offered.clone();
-        self.report_presence(agent);
-        if let Some(id) = request {
-            self.evidence(agent, Input::TurnEnded { id, turn: name.to_owned(), end, by: EndedBy::Record });
-        } else if let Some(id) = offered.filter(|_| self.fault(40)) {
-            // A hook that cannot tell whose turn it was: the turn's id must tell.
-            self.evidence(agent, Input::TurnEnded { id, turn: name.to_owned(), end, by: EndedBy::Hook });
-        }
-    }
-
-    fn dies(&mut self, agent: usize) {
-        let it = &mut self.agents[agent];
-        if !it.alive || self.calm {
+    pub(crate) fn drop_link(&mut self, agent: usize) {
+        if self.agents[agent].link == Link::None {
             return;
         }
-        it.alive = false;
-        it.inbound = None;
-        it.draft = Draft::Empty;
-        let mut evidence = None;
-        if let Some(turn) = it.history.last_mut().filter(|turn| turn.end.is_none()) {
-            let partial = partial(&turn.name, turn.request.as_ref());
-            let end = TurnEnd::Failed { reason: Failure::AgentGone, message: "killed".into(), partial };
-            turn.end = Some(end.clone());
-            evidence = turn.request.clone().map(|id| (id, turn.name.clone(), end));
+        if self.agents[agent].rung == Rung::Joined && self.fault(50) {
+            // Nobody notices before it is used.
+            self.agents[agent].link = Link::Lost;
+            let unheard = self.rng.range(100, 60_000);
+            return self.soon(unheard, Event::Drop { agent });
         }
-        if let Some((id, turn, end)) = evidence.filter(|_| self.rng.chance(50)) {
-            self.evidence(agent, Input::TurnEnded { id, turn, end, by: EndedBy::Record });
-        }
-        if self.agents[agent].linked {
-            let gone = Input::Gone { agent: self.agents[agent].name.clone(), why: "killed".into() };
-            self.in_order(agent, gone);
-        }
-        self.agents[agent].linked = false;
-        let away = self.rng.range(1_000, 40_000);
-        self.soon(away, Event::Back { agent });
-    }
-
-    fn drop_link(&mut self, agent: usize) {
-        if !self.agents[agent].linked {
-            return;
-        }
-        if self.rng.chance(50) {
-            let name = self.agents[agent].name.clone();
-            let presence = Presence::Starting { why: "reconnecting".into() };
-            self.in_order(agent, Input::Presence { agent: name, presence });
-        }
-        self.agents[agent].linked = false;
-        let away = self.rng.range(50, 3_000);
-        self.soon(away, Event::Connect { run: self.run, agent });
+        self.lose_link(agent);
     }
 }

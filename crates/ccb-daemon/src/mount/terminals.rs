@@ -51,13 +51,16 @@ impl Mounts {
             return true;
         }
         // A server that is just being killed takes its panes with it before its socket.
-        if let Some(terminal) = &terminal {
-            tokio::time::timeout(patience, terminal.ended()).await.ok();
-        }
-        let deserted = self.socket_is_deserted().await;
-        // Another may have told so meanwhile, and have made the server that has just answered.
-        let died = deserted || is_known();
-        if deserted {
+        let ended = match &terminal {
+            Some(terminal) => tokio::time::timeout(patience, terminal.ended()).await.is_ok(),
+            None => false,
+        };
+        // Another agent's return may have made a new one in its place already. One that ends in order removes its
+        // socket, and nobody returns.
+        let replaced = ended && self.own_socket().is_ok_and(|socket| socket.exists());
+        let own = matches!(self.kept.lock().await.host, Host::Own);
+        let died = (own && replaced) || self.socket_is_deserted().await || is_known();
+        if died && !is_known() {
             self.terminals.lock().1.extend(terminal);
         }
         died

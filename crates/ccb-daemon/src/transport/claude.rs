@@ -5,7 +5,7 @@
 //! look. Without hooks (`disableAllHooks`) the other two are enough. A turn is over when its record says so and the
 //! registry no longer says *busy*: a user's own Stop hook, or a task in the background, may let it go on.
 
-pub(crate) mod launch;
+mod launch;
 mod records;
 
 use std::sync::Arc;
@@ -13,25 +13,29 @@ use std::time::Duration;
 
 use ccb_core::id::RequestId;
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
-use ccb_core::provider::Rung;
+use ccb_core::provider::claude::Status;
 use ccb_core::provider::claude::conversation::{Conversation, Mark};
-use ccb_core::provider::claude::{Hook, Status};
+use ccb_core::provider::hook::Hook;
+use ccb_core::provider::{Provider, Rung};
 use ccb_core::screen::{Look, Sight};
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
-use ccb_core::wire::{Order, RunnerEvent};
+use ccb_core::wire::{Code, Order, Refusal, RunnerEvent};
 use tokio::time::Instant;
 
-use self::launch::Launch;
 use self::records::Records;
+use super::ladder::{Launching, Ready, Way, always};
 use super::seat::{Handed, Seat, is_younger};
-use super::{Line, Offer, Task, until};
+use super::{Launch, Line, Offer, Task, until};
 use crate::agents::Agents;
 use crate::engine::log;
 use crate::files::Files;
 use crate::paste::{self, Edge, Pressed};
 use crate::process::Identity;
 use crate::tmux::Key;
+
+/// How long a turn that was seen before may be missing in a transcript that is read anew, before it is over.
+const GONE: Duration = Duration::from_secs(20);
 
 /// How long an idle Claude's transcript may take to say how a turn ended. It is written in batches.
 const CAP: Duration = Duration::from_secs(2);
@@ -51,12 +55,30 @@ const SEARCH: Duration = Duration::from_millis(200);
 /// How long Claude may show its composer without being in its registry: one that is not by then is an old one.
 const UNREGISTERED: Duration = Duration::from_secs(10);
 
+/// The ways to drive Claude.
+pub(crate) const WAYS: &[Way] = &[
+    Way { provider: Provider::Claude, rung: Rung::Hooked, fits: always, asks: false, prepare },
+    Way { provider: Provider::Claude, rung: Rung::Watched, fits: always, asks: false, prepare },
+];
+
+/// Prepares a launch, hooked or watched.
+fn prepare(launching: &Launching) -> Result<Ready, Refusal> {
+    let launch = launch::prepare(launching)
+        .map_err(|error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Claude: {error}")))?;
+    let (files, argv) = (launching.files.clone(), launch.argv.clone());
+    let (session, anew) = (Some(launch.session.clone()), Some(launch.clone()));
+    let drive = Box::new(|line, agents| Box::pin(run(line, files, launch, agents)) as _);
+    Ok(Ready { session, anew, ..Ready::tui(argv, drive) })
+}
+
 /// Runs the transport of one agent until its tasks end.
-pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agents: Agents) {
+async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agents: Agents) {
     line.presence(Presence::Starting { why: "Claude starts".into() });
+    let rung = agents.lock().get(&line.agent).map_or(Rung::Hooked, |slot| slot.rung.0);
     let mut driver = Claude {
+        rung,
         seat: Seat::new(&files, Some(Look::Boxed)),
-        records: Records::new(launch.config_dir.clone(), launch.session.clone()),
+        records: Records::new(launch.records.clone(), launch.session.clone()),
         launch,
         agents,
         at: None,
@@ -69,6 +91,7 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
         let at = driver.at.as_ref();
         let cap = at.and_then(|at| at.cap);
         let lost = at.and_then(|at| at.lost);
+        let gone = at.and_then(|at| at.gone.as_ref().map(|(due, _)| *due));
         let search = at.filter(|_| !driver.records.is_found()).map(|at| at.search);
         let check = driver.seat.due();
         tokio::select! {
@@ -80,6 +103,7 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
             () = driver.records.changed() => driver.look_around(&mut line).await,
             () = until(cap) => driver.run_out(&mut line).await,
             () = until(lost) => driver.enter_was_lost(&mut line).await,
+            () = until(gone) => driver.is_gone(&mut line).await,
             () = until(search) => driver.search(&mut line).await,
             () = until(check) => driver.check(&mut line).await,
         }
@@ -89,6 +113,8 @@ pub(crate) async fn run(mut line: Line, files: Arc<Files>, launch: Launch, agent
 struct Claude {
     launch: Launch,
     agents: Agents,
+    /// The rung that it was launched on.
+    rung: Rung,
     seat: Seat,
     records: Records,
     /// The delivery that is at the agent.
@@ -101,6 +127,16 @@ struct Claude {
     asks_for: Option<String>,
     /// Whether the runner was told to resume the session at the next start.
     resumable: bool,
+}
+
+/// What was heard of hooks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    Nothing,
+    /// Some hook.
+    Hook,
+    /// The one that tells the end.
+    End,
 }
 
 /// A delivery at the agent.
@@ -118,12 +154,14 @@ struct At {
     again: u32,
     /// Whether we have pressed the key that stops it.
     interrupted: bool,
-    /// Whether a hook was heard since it was offered.
-    hooked: bool,
+    /// What was heard of hooks since it was offered.
+    heard: Heard,
     /// Since when the registry said what it said when the delivery was offered: that says nothing of it.
     stale: Option<i64>,
     cap: Option<Instant>,
     lost: Option<Instant>,
+    /// The turn that an earlier askd has seen it in, while the transcript does not have it; and when it is over by that.
+    gone: Option<(Instant, String)>,
     search: Instant,
 }
 
@@ -138,10 +176,11 @@ impl At {
             stuck: false,
             again: 0,
             interrupted: false,
-            hooked: false,
+            heard: Heard::Nothing,
             stale: None,
             cap: None,
             lost: None,
+            gone: None,
             search: Instant::now(),
         }
     }
@@ -157,7 +196,7 @@ impl Claude {
         match task {
             Task::Offer(offer) => self.offer(line, offer).await,
             Task::Interrupt { id, .. } => self.interrupt(line, &id).await,
-            Task::Reconcile { id, attempt, last, .. } => self.reconcile(line, id, attempt, last).await,
+            Task::Reconcile { id, attempt, turn, last, .. } => self.reconcile(line, (id, attempt), turn, last).await,
             Task::Hook(hook) => self.hook(line, hook).await,
             Task::Launch(launch) => self.launched(*launch),
             Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
@@ -167,6 +206,12 @@ impl Claude {
             }
             Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
             }
+            Task::Glance(tell) => {
+                self.seat.check_soon();
+                if let Some(seen) = self.seat.look().await {
+                    tell.send(seen).ok();
+                }
+            }
             Task::RunnerGone { why } => self.ended(line, &why).await,
         }
     }
@@ -174,7 +219,7 @@ impl Claude {
     /// It is launched anew, perhaps with other options: what runs already stays, its next start is by these.
     fn launched(&mut self, launch: Launch) {
         if self.seat.is_free() {
-            self.records = Records::new(launch.config_dir.clone(), launch.session.clone());
+            self.records = Records::new(launch.records.clone(), launch.session.clone());
         }
         self.launch = launch;
         self.resumable = false;
@@ -190,6 +235,12 @@ impl Claude {
         }
         self.since = Instant::now();
         self.seen = None;
+        // Before it is seen that Claude has gone to another session: what it took before stands in the one that was kept.
+        if self.at.is_none()
+            && let Some((id, attempt, _)) = line.at_hand().await
+        {
+            self.read_anew(line, id, attempt).await;
+        }
         self.records.follow(Identity::of(pid));
         self.seat.check_soon();
         line.connected();
@@ -215,7 +266,7 @@ impl Claude {
         self.seen = None;
         self.asks_for = None;
         self.records.leave();
-        line.gone(why);
+        line.gone(why).await;
     }
 
     /// A hook was called: it says when to look, and where the transcript is.
@@ -224,9 +275,9 @@ impl Claude {
             return;
         }
         if let Some(at) = &mut self.at {
-            at.hooked = true;
+            at.heard = at.heard.max(if hook.tells_end() { Heard::End } else { Heard::Hook });
         }
-        self.agents.set_rung(&line.agent, Rung::Hooked, "the best one for Claude");
+        self.agents.unheard(&line.agent, None);
         self.asks_for = hook.tool.filter(|_| hook.event == "PermissionRequest");
         if let Some(path) = hook.transcript {
             self.records.found(&hook.session, path.into());
@@ -267,6 +318,9 @@ impl Claude {
         if self.records.session() != before {
             let session = self.records.session().to_owned();
             log(&format!("{}: Claude went from session {before} to {session}", line.agent));
+            if let Some((id, attempt, _)) = line.at_hand().await {
+                self.agents.set_moved(&line.agent, &id, attempt).await;
+            }
             self.agents.set_session(&line.agent, &session).await;
             self.resumable = false;
         }
@@ -354,14 +408,30 @@ impl Claude {
         self.show(line);
     }
 
+    /// The turn that took the delivery is in no transcript any more: unless Claude is at something, it is over.
+    async fn is_gone(&mut self, line: &mut Line) {
+        self.look_around(line).await;
+        let idle = self.records.status().is_none_or(|status| *status == Status::Idle);
+        let Some(at) = &mut self.at else { return };
+        let Some((_, turn)) = at.gone.take().filter(|_| at.is_unseen()) else { return };
+        if !idle {
+            at.gone = Some((Instant::now() + GONE, turn));
+            return;
+        }
+        let message = "its turn is not in Claude's transcript any more".to_owned();
+        let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
+        let id = at.id.clone();
+        self.leave(line, Input::TurnEnded { id, turn, end, by: EndedBy::Record });
+    }
+
     /// Tells how the turn ended.
     fn finish(&mut self, line: &mut Line) {
         let Some(at) = &self.at else { return };
         let Some(turn) = at.conversation.turn().map(str::to_owned) else { return };
-        let by = if at.hooked { EndedBy::Hook } else { EndedBy::Record };
-        if !at.hooked {
+        let by = if at.heard == Heard::End { EndedBy::Hook } else { EndedBy::Record };
+        if self.rung == Rung::Hooked && at.heard == Heard::Nothing {
             let why = "no hook of it was heard in its last turn: they may be switched off (disableAllHooks)";
-            self.agents.set_rung(&line.agent, Rung::Watched, why);
+            self.agents.unheard(&line.agent, Some(why));
         }
         let (id, end) = (at.id.clone(), at.conversation.end());
         let unmarked = at.conversation.mark().is_none();
@@ -370,6 +440,7 @@ impl Claude {
             self.seen = None;
             self.seat.check_soon();
         }
+        self.agents.turn_ended(&line.agent, &end);
         self.leave(line, Input::TurnEnded { id, turn, end, by });
     }
 
@@ -393,7 +464,9 @@ impl Claude {
         let presence = match (self.records.status(), &self.seen.clone()) {
             (Some(Status::Waiting(what)), _) => {
                 let tool = self.asks_for.as_ref().map(|tool| format!(": {tool}")).unwrap_or_default();
-                Presence::Waiting { why: format!("it asks for an answer in its pane ({what}{tool})") }
+                // After a refusal it asks what to do until the limit is over.
+                let limit = self.agents.limit(&line.agent).map(|limit| format!(": {limit}")).unwrap_or_default();
+                Presence::Waiting { why: format!("it asks for an answer in its pane ({what}{tool}){limit}") }
             }
             (Some(Status::Busy), _) => {
                 // The registry tells when that is over; until then the screen changes all the time.
@@ -457,7 +530,8 @@ impl Claude {
                 return line.not_handed_over(&offer, "Claude is not idle");
             }
         }
-        let Some(text) = self.seat.prepare(line, &offer, false) else { return };
+        let bodies = self.seat.bodies();
+        let Some(text) = self.seat.prepare(line, &offer, false, Some(&bodies)) else { return };
         let mut at = At::new(offer.id.clone(), offer.attempt, text.clone());
         at.stale = self.records.status().map(|_| self.records.since());
         self.records.begin(false);
@@ -512,7 +586,7 @@ impl Claude {
     }
 
     /// Finds out where a delivery stands.
-    async fn reconcile(&mut self, line: &mut Line, id: RequestId, attempt: u32, last: bool) {
+    async fn reconcile(&mut self, line: &mut Line, (id, attempt): (RequestId, u32), bound: Option<String>, last: bool) {
         if self.at.as_ref().is_none_or(|at| at.id != id || at.attempt != attempt) {
             self.read_anew(line, id.clone(), attempt).await;
         } else if let Some(at) = &mut self.at {
@@ -523,9 +597,15 @@ impl Claude {
             Some(at) if at.is_unseen() => at.stuck,
             Some(_) | None => return,
         };
+        if let (Some(turn), Some(at)) = (bound, &mut self.at) {
+            at.gone.get_or_insert((Instant::now() + GONE, turn));
+            return;
+        }
         // What an earlier askd has left in the composer is told, also while nothing waits for it.
         self.seat.check_soon();
         let untaken = (stuck || last) && self.is_surely_untaken(line).await;
+        // What another session's transcript does not hold may have been taken in the one before.
+        let moved = self.agents.moved(&line.agent, &id, attempt).await;
         if !self.at.as_ref().is_some_and(At::is_unseen) {
             return;
         }
@@ -533,7 +613,7 @@ impl Claude {
             let why = "our text is in Claude's composer and was not submitted".to_owned();
             return line.engine.tell(Input::Doubt { id, attempt, why, last: false });
         }
-        if last && untaken {
+        if last && untaken && !moved {
             let proof = "its transcript does not hold it, Claude is idle, and its composer is empty".to_owned();
             self.forget();
             return line.engine.tell(Input::NotTaken { id, attempt, proof });
@@ -570,8 +650,11 @@ impl Claude {
             .look(move |view| view.state.requests.get(&wanted).map(|r| (r.kind.clone(), r.message.clone(), r.no_wrap)));
         let Some((kind, message, no_wrap)) = found.await.ok().flatten() else { return };
         let offer = Offer { id: id.clone(), attempt, kind, message, no_wrap };
-        let text = self.seat.text(&line.agent, &offer, false).unwrap_or_else(|_| offer.text(false));
-        self.at = Some(At::new(id, attempt, text));
+        let bodies = self.seat.bodies();
+        let text = Seat::text(&line.agent, &offer, false, Some(&bodies)).unwrap_or_else(|_| offer.text(false));
+        let mut at = At::new(id, attempt, text);
+        at.conversation.reads_all();
+        self.at = Some(at);
         self.records.begin(true);
     }
 }

@@ -3,8 +3,11 @@
 //! A turn belongs to a request because its user message carries our id, never because of its order. All
 //! that is seen is told each time it is seen; the engine knows what is new.
 
+pub(crate) mod launch;
+mod missed;
+pub(crate) mod rollout;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
@@ -12,11 +15,12 @@ use ccb_core::id::RequestId;
 use ccb_core::instructions;
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::prompt;
+use ccb_core::provider::Rung;
 use ccb_core::provider::codex_rpc::{self as rpc, Message, Status, TurnRecord};
 use ccb_core::request::Kind;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
-use ccb_core::wire::{Order, RunnerEvent};
+use ccb_core::wire::{Order, RESTARTED, RunnerEvent};
 use futures_util::{FutureExt as _, SinkExt as _, StreamExt as _};
 use serde_json::Value;
 use tokio::net::UnixStream;
@@ -24,7 +28,10 @@ use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::Message as Frame;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-use super::{Line, Offer, Task};
+use self::launch::Place;
+use self::missed::Awaited;
+use super::joined::{self, Driver, End, Failures, Made};
+use super::{Line, Offer, Task, until};
 use crate::agents::Agents;
 
 /// How long the app-server may take to answer a call.
@@ -43,29 +50,15 @@ const SECOND_LOOK: Duration = Duration::from_millis(300);
 const PAGE: u32 = 20;
 const HISTORY: u32 = 1000;
 
-/// Where an agent's app-server and program are.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    /// The path by which the app-server's socket is reached from here.
-    pub(crate) reach: PathBuf,
-    /// Its address for the TUI.
-    pub(crate) address: String,
-    /// The program.
-    pub(crate) program: String,
-    /// Arguments that the user has configured.
-    pub(crate) args: Vec<String>,
-    /// The project's directory.
-    pub(crate) project: String,
-    /// What the agent is told about itself and the others.
-    pub(crate) words: String,
-}
-
 /// Runs the transport of one agent until its tasks end.
 pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
     let mut driver = Codex {
         thread: None,
         turns: BTreeMap::new(),
         active: None,
+        awaited: Awaited::default(),
+        accepted: None,
+        made: Made::default(),
         opened: None,
         cut: BTreeSet::new(),
         place,
@@ -74,23 +67,26 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
         ordered: None,
         logged_out: false,
         refusal: None,
+        lived: false,
     };
     line.presence(Presence::Starting { why: "its app-server starts".into() });
     let mut up = false;
     let mut pause = PAUSE.0;
+    let mut failures = Failures::default();
     loop {
         if !up {
             let Some(task) = line.task().await else { return };
             up = matches!(task, Task::Runner(RunnerEvent::ServerStarted { .. }));
-            if let Some(End::RunnerGone { why }) = driver.meanwhile(&line, task, "its app-server is not running") {
-                line.gone(&why);
+            if let Some(End::Gone { why }) = driver.meanwhile(&line, task) {
+                line.gone(&why).await;
             }
             continue;
         }
         let began = Instant::now();
         let ended = driver.session(&mut line).await;
-        if began.elapsed() > PAUSE.1 {
+        if driver.lived && began.elapsed() > PAUSE.1 {
             pause = PAUSE.0;
+            failures = Failures::default();
         }
         let ended = match ended {
             Ok(end) => Some(end),
@@ -98,32 +94,36 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
                 // The connection broke, or the server is not ready: the server itself may live.
                 driver.agents.error(&line.agent, format!("{error:#}"));
                 line.presence(Presence::Starting { why: format!("connecting to its app-server: {error:#}") });
+                if let Some(often) = failures.add() {
+                    let why = format!("its app-server could not be joined {often} ({error:#})");
+                    driver.agents.broke(&line.agent, Rung::Joined, true, why);
+                }
                 let waited = pause;
                 pause = (pause * 2).min(PAUSE.1);
-                driver.pause(&mut line, waited).await
+                joined::paused(&mut driver, &mut line, waited).await
             }
         };
         match ended {
             None => {}
             Some(End::Closed) => return,
-            Some(End::ServerGone { why }) => {
+            Some(End::Ended { why }) => {
                 up = false;
+                driver.accepted = None;
+                driver.made.ended();
                 driver.cut.extend(driver.active.take());
+                if let Some(often) = failures.add().filter(|_| why != RESTARTED) {
+                    let why = format!("its app-server ended {often} ({why})");
+                    driver.agents.broke(&line.agent, Rung::Joined, false, why);
+                }
                 line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
             }
-            Some(End::RunnerGone { why }) => {
+            Some(End::Gone { why }) => {
                 up = false;
-                line.gone(&why);
+                driver.made.ended();
+                line.gone(&why).await;
             }
         }
     }
-}
-
-/// Why a session with the server is over.
-enum End {
-    Closed,
-    ServerGone { why: String },
-    RunnerGone { why: String },
 }
 
 /// What is known of one agent across sessions.
@@ -133,6 +133,12 @@ struct Codex {
     turns: BTreeMap<String, Seen>,
     /// The turn that runs now.
     active: Option<String>,
+    /// The end that is awaited.
+    awaited: Awaited,
+    /// The request to which this server has said yes, and the turn that it has made of it.
+    accepted: Option<(RequestId, String)>,
+    /// The last offer.
+    made: Made,
     /// The thread that the human has opened in the TUI, until we have followed.
     opened: Option<String>,
     /// The turns that a server's death has cut off: it calls them interrupted when it comes back.
@@ -147,6 +153,8 @@ struct Codex {
     logged_out: bool,
     /// A turn that the server has refused to start.
     refusal: Option<Refused>,
+    /// Whether the last connection came as far as our thread.
+    lived: bool,
 }
 
 /// The server's refusal to start a turn: for a while nothing is offered.
@@ -184,6 +192,8 @@ struct Asked {
     attempt: u32,
     /// The turn that it was seen in.
     turn: Option<String>,
+    /// Whether Codex may have said yes to it.
+    handed: bool,
     last: bool,
 }
 
@@ -282,10 +292,29 @@ async fn refusal_over(refusal: Option<&Refused>) {
     }
 }
 
+impl Driver for Codex {
+    fn meanwhile(&mut self, line: &Line, task: Task) -> Option<End> {
+        match task {
+            Task::Offer(offer) => line.not_handed_over(&offer, "its app-server is not connected to"),
+            Task::Runner(RunnerEvent::ServerEnded { how }) => return Some(End::Ended { why: how }),
+            Task::Runner(event) => self.runner(&event),
+            Task::RunnerGone { why } => {
+                self.forget_threads();
+                return Some(End::Gone { why });
+            }
+            // A new connection asks again where the delivery stands; interrupts have their own deadline.
+            Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Hook(_) | Task::Glance(_) | Task::Launch(_) => {}
+        }
+        None
+    }
+}
+
 impl Codex {
     /// One connection to the server, from its handshake to its end.
     async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
-        let mut wire = match self.open(line).await? {
+        self.lived = false;
+        let place = self.place.clone();
+        let mut wire = match joined::connected(self, line, Wire::open(&place)).await? {
             Ok(wire) => wire,
             Err(end) => return Ok(end),
         };
@@ -294,8 +323,10 @@ impl Codex {
         self.show(line);
         self.catch_up(line, &mut wire, &status).await?;
         line.connected();
+        self.lived = true;
         self.tell_status(line, &status);
         loop {
+            let due = self.awaited.due(self.active.as_deref());
             tokio::select! {
                 biased;
                 task = line.task() => match task {
@@ -306,6 +337,7 @@ impl Codex {
                     let message = message?;
                     self.message(line, &mut wire, message).await?;
                 }
+                () = until(due) => self.look_for_end(line, &mut wire).await?,
                 () = refusal_over(self.refusal.as_ref()) => {
                     if let Some(refused) = &mut self.refusal {
                         refused.until = None;
@@ -320,51 +352,6 @@ impl Codex {
     fn tell_present(&mut self, line: &mut Line) {
         let status = if self.active.is_some() { Status::Active } else { Status::Idle };
         self.tell_status(line, &status);
-    }
-
-    /// Connects, unless the server or the runner ends meanwhile.
-    async fn open(&mut self, line: &mut Line) -> anyhow::Result<Result<Wire, End>> {
-        let place = self.place.clone();
-        let mut opening = std::pin::pin!(Wire::open(&place));
-        loop {
-            tokio::select! {
-                wire = &mut opening => return wire.map(Ok),
-                task = line.task() => {
-                    let Some(task) = task else { return Ok(Err(End::Closed)) };
-                    if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
-                        return Ok(Err(end));
-                    }
-                }
-            }
-        }
-    }
-
-    /// Waits a moment, unless the server or the runner ends meanwhile.
-    async fn pause(&mut self, line: &mut Line, time: Duration) -> Option<End> {
-        let until = Instant::now() + time;
-        while let Ok(task) = tokio::time::timeout_at(until, line.task()).await {
-            let Some(task) = task else { return Some(End::Closed) };
-            if let Some(end) = self.meanwhile(line, task, "its app-server is being connected to") {
-                return Some(end);
-            }
-        }
-        None
-    }
-
-    /// Takes a task while there is no connection; returns an end if it tells one.
-    fn meanwhile(&mut self, line: &Line, task: Task, why: &str) -> Option<End> {
-        match task {
-            Task::Offer(offer) => line.not_handed_over(&offer, why),
-            Task::Runner(RunnerEvent::ServerEnded { how }) => return Some(End::ServerGone { why: how }),
-            Task::Runner(event) => self.runner(&event),
-            Task::RunnerGone { why } => {
-                self.forget_threads();
-                return Some(End::RunnerGone { why });
-            }
-            // A new connection asks again where the delivery stands; interrupts have their own deadline.
-            Task::Reconcile { .. } | Task::Interrupt { .. } | Task::Hook(_) | Task::Launch(_) => {}
-        }
-        None
     }
 
     /// The runner is gone: whoever starts it again says by the kept session which thread it goes on in.
@@ -527,6 +514,9 @@ impl Codex {
             None => seen.foreign = true,
         }
         let mixed = seen.foreign || seen.ours.len() > 1;
+        if !seen.ours.is_empty() {
+            self.awaited.begin(turn);
+        }
         for id in seen.ours.clone() {
             let (turn, source) = (turn.to_owned(), "protocol".to_owned());
             line.engine.tell(Input::Consumed { id, turn, source, mixed });
@@ -537,7 +527,19 @@ impl Codex {
         if self.active.as_deref() == Some(turn) {
             self.active = None;
         }
-        for id in self.turns.remove(turn).unwrap_or_default().ours {
+        self.awaited.end(turn);
+        let mut ours = self.turns.remove(turn).unwrap_or_default().ours;
+        let unheard = self.accepted.take_if(|(_, of)| of == turn).map(|(id, _)| id);
+        if let Some(id) = unheard.filter(|_| ours.is_empty() && !matches!(end, TurnEnd::Completed { .. })) {
+            // It has failed before the input was written down, as in a compaction: that is what became of it.
+            let source = "protocol".to_owned();
+            line.engine.tell(Input::Consumed { id: id.clone(), turn: turn.to_owned(), source, mixed: false });
+            ours.insert(id);
+        }
+        if !ours.is_empty() {
+            self.agents.turn_ended(&line.agent, end);
+        }
+        for id in ours {
             let (turn, end) = (turn.to_owned(), end.clone());
             line.engine.tell(Input::TurnEnded { id, turn, end, by: EndedBy::Protocol });
         }
@@ -563,6 +565,10 @@ impl Codex {
 
     async fn message(&mut self, line: &mut Line, wire: &mut Wire, message: Message) -> anyhow::Result<()> {
         let thread = self.thread.clone().unwrap_or_default();
+        let ends = matches!(&message, Message::TurnEnded { .. } | Message::Status { status: Status::Idle, .. });
+        if ends && crate::failpoint::sabotaged("ends-heard") {
+            return Ok(());
+        }
         match message {
             Message::Status { thread: of, status } if of == thread => {
                 // It comes before the turn's own end.
@@ -652,11 +658,11 @@ impl Codex {
                     wire.ask(rpc::turn_interrupt(&thread, &turn)).await?.ok();
                 }
             }
-            Task::Reconcile { id, attempt, turn, last, .. } => {
-                let asked = Asked { id, attempt, turn, last };
+            Task::Reconcile { id, attempt, turn, handed, last, .. } => {
+                let asked = Asked { id, attempt, turn, handed, last };
                 self.reconcile(line, wire, asked).await?;
             }
-            Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::ServerGone { why: how })),
+            Task::Runner(RunnerEvent::ServerEnded { how }) => return Ok(Some(End::Ended { why: how })),
             Task::Runner(RunnerEvent::ServerStarted { .. }) => self.show(line),
             Task::Runner(RunnerEvent::TuiStarted { .. }) if self.ordered.is_some() && self.ordered != self.thread => {
                 // It was started again as it was first, but the human has gone on to another thread since.
@@ -665,10 +671,10 @@ impl Codex {
                 self.show(line);
             }
             Task::Runner(event) => self.runner(&event),
-            Task::Hook(_) | Task::Launch(_) => {}
+            Task::Hook(_) | Task::Glance(_) | Task::Launch(_) => {}
             Task::RunnerGone { why } => {
                 self.forget_threads();
-                return Ok(Some(End::RunnerGone { why }));
+                return Ok(Some(End::Gone { why }));
             }
         }
         Ok(None)
@@ -695,6 +701,7 @@ impl Codex {
             return Ok(());
         }
         crate::failpoint::hit("codex.before-start").await;
+        self.made.make(&offer.id, offer.attempt);
         let answer = match wire.ask(rpc::turn_start(&thread, offer.id.as_str(), &text)).await {
             Ok(answer) => answer,
             Err(error) => {
@@ -709,6 +716,8 @@ impl Codex {
             Ok(result) => {
                 let turn = result["turn"]["id"].as_str().unwrap_or_default();
                 self.active = Some(turn.to_owned());
+                self.awaited.begin(turn);
+                self.accepted = Some((offer.id.clone(), turn.to_owned()));
                 self.refusal = None;
                 let how = format!("turn/start accepted as turn {turn}");
                 line.engine.tell(Input::HandedOver { id: offer.id, attempt: offer.attempt, how });
@@ -740,7 +749,7 @@ impl Codex {
     /// The connection of an earlier askd is dead, but what it had written may still be on its way through the
     /// server; so absence counts only when it is found twice, with the thread idle in between.
     async fn reconcile(&mut self, line: &mut Line, wire: &mut Wire, asked: Asked) -> anyhow::Result<()> {
-        let Asked { id, attempt, turn: bound, last } = asked;
+        let Asked { id, attempt, turn: bound, handed, last } = asked;
         let is_it = |turn: &TurnRecord| turn.clients.iter().flatten().any(|client| client == id.as_str());
         let mut found = self.find(wire, is_it).await?;
         if matches!(found, Found::Nothing) {
@@ -763,12 +772,17 @@ impl Codex {
                 let why = "the agent has gone to another thread since it was offered".to_owned();
                 line.engine.tell(Input::Doubt { id, attempt, why, last });
             }
-            (Found::Nothing, None) if self.active.is_none() => {
-                let proof = "the thread's history, read twice after a reconnect, does not have it".to_owned();
+            (Found::Nothing, None) if self.is_at(wire).await? => {
+                let why = "it is not in the thread's history, but a turn is running".to_owned();
+                line.engine.tell(Input::Doubt { id, attempt, why, last: false });
+            }
+            (Found::Nothing, None) if self.made.absence_proves(&id, attempt, handed, last) => {
+                let proof =
+                    "no program that lives is known to have accepted it, and the idle thread's history, read twice, does not have it".to_owned();
                 line.engine.tell(Input::NotTaken { id, attempt, proof });
             }
             (Found::Nothing, None) => {
-                let why = "it is not in the thread's history, but a turn is running".to_owned();
+                let why = "Codex may have accepted it, and its thread's history does not have it".to_owned();
                 line.engine.tell(Input::Doubt { id, attempt, why, last });
             }
             (Found::TooLong, _) => {
@@ -779,23 +793,14 @@ impl Codex {
         Ok(())
     }
 
+    /// Returns whether a turn is running, by what was heard or by what the server says now.
+    async fn is_at(&self, wire: &mut Wire) -> anyhow::Result<bool> {
+        Ok(self.active.is_some() || self.is_active(wire).await?)
+    }
+
     async fn is_active(&self, wire: &mut Wire) -> anyhow::Result<bool> {
         let Some(thread) = &self.thread else { return Ok(false) };
         let read = wire.ask(("thread/read", serde_json::json!({"threadId": thread}))).await?;
         Ok(read.is_ok_and(|read| matches!(rpc::status(&read["thread"]["status"]), Status::Active | Status::Waiting(_))))
     }
-}
-
-/// Returns the command line of the app-server. `auto` is the user's own word for this launch (`ccb -a`).
-pub(crate) fn server_argv(place: &Place, options: Vec<String>, auto: bool) -> Vec<String> {
-    let mut words = vec![place.program.clone()];
-    words.extend(options);
-    words.extend(place.args.iter().cloned());
-    if auto {
-        words.extend(
-            ["-c", "approval_policy=\"never\"", "-c", "sandbox_mode=\"danger-full-access\""].map(str::to_owned),
-        );
-    }
-    words.extend(["app-server", "--listen", &place.address].map(str::to_owned));
-    words
 }

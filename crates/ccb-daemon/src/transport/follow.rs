@@ -2,17 +2,25 @@
 //!
 //! The file may appear late, grow in torn pieces, be truncated, or be replaced by another one.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read as _, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use ccb_core::provider::records::{self, Layout, Lines};
 use ccb_core::provider::{Observation, Provider};
-use notify::{RecursiveMode, Watcher as _};
+use notify::event::ModifyKind;
+use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use super::records::Records;
+
+/// The length (bytes) up to which a first line is read for its session.
+const FIRST_LINE: u64 = 1 << 16;
+
 /// A transcript and how far it has been read.
+#[derive(Clone)]
 pub(crate) struct Transcript {
     path: PathBuf,
     provider: Provider,
@@ -21,12 +29,14 @@ pub(crate) struct Transcript {
     lines: Lines,
     /// How many observations of a document have been given out.
     given: usize,
+    /// The session that was opened last, once anything of it is known.
+    session: Option<String>,
 }
 
 impl Transcript {
     /// Returns the transcript at `path`, unread.
     pub(crate) fn new(path: PathBuf, provider: Provider) -> Self {
-        Self { path, provider, inode: 0, read: 0, lines: Lines::default(), given: 0 }
+        Self { path, provider, inode: 0, read: 0, lines: Lines::default(), given: 0, session: None }
     }
 
     /// Returns where it is.
@@ -36,6 +46,12 @@ impl Transcript {
 
     /// Forgets what was read: the next reading begins at the start.
     pub(crate) fn rewind(&mut self) {
+        self.restart();
+        self.session = None;
+    }
+
+    /// Begins at the start of a file that has come in the place of the last one.
+    fn restart(&mut self) {
         self.inode = 0;
         self.read = 0;
         self.given = 0;
@@ -49,10 +65,25 @@ impl Transcript {
                 self.rewind();
                 self.inode = data.ino();
                 self.read = data.len();
+                self.session = (data.len() > 0).then(|| self.first_session());
             }
             (Layout::Document, Ok(_)) => drop(self.news()),
             (Layout::Lines | Layout::Document, Err(_)) => self.rewind(),
         }
+    }
+
+    /// Returns the session that the file's first line opens; empty if it opens none.
+    fn first_session(&self) -> String {
+        let mut line = String::new();
+        let file = File::open(&self.path).map(|file| BufReader::new(file.take(FIRST_LINE)));
+        let read = file.and_then(|mut file| file.read_line(&mut line));
+        read.ok().and_then(|_| records::session(self.provider, &line)).unwrap_or_default()
+    }
+
+    /// Takes the session that a record names; another one than before is told.
+    fn entered(&mut self, session: String) -> Option<Observation> {
+        let before = self.session.replace(session.clone());
+        before.is_some_and(|before| before != session).then_some(Observation::SessionChanged { session })
     }
 
     /// Reads what is new. A file that is not there, or cannot be read now, has nothing new.
@@ -70,14 +101,21 @@ impl Transcript {
 
     fn new_lines(&mut self) -> Option<Vec<Observation>> {
         let lines = self.read_on()?;
-        Some(lines.iter().filter_map(|line| records::parse(self.provider, line)).collect())
+        let mut news = Vec::new();
+        for line in &lines {
+            if let Some(session) = records::session(self.provider, line) {
+                news.extend(self.entered(session));
+            }
+            news.extend(records::parse(self.provider, line));
+        }
+        Some(news)
     }
 
     fn read_on(&mut self) -> Option<Vec<String>> {
         let mut file = File::open(&self.path).ok()?;
         let data = file.metadata().ok()?;
         if data.ino() != self.inode || data.len() < self.read {
-            self.rewind();
+            self.restart();
             self.inode = data.ino();
         }
         file.seek(SeekFrom::Start(self.read)).ok()?;
@@ -90,31 +128,68 @@ impl Transcript {
     fn new_messages(&mut self) -> Option<Vec<Observation>> {
         let text = std::fs::read_to_string(&self.path).ok()?;
         let mut all = records::parse_document(&text)?;
-        if all.len() < self.given {
+        let changed = records::document_session(&text).and_then(|session| self.entered(session));
+        if all.len() < self.given || changed.is_some() {
             self.given = 0;
         }
         let new = all.split_off(self.given);
         self.given += new.len();
-        Some(new)
+        Some(changed.into_iter().chain(new).collect())
     }
 }
 
-/// A watch on a transcript's place, held only while a delivery is at the agent.
+impl Records for Transcript {
+    fn places(&self) -> Vec<PathBuf> {
+        vec![self.path.clone()]
+    }
+
+    fn skip(&mut self) {
+        Transcript::skip(self);
+    }
+
+    fn rewind(&mut self) {
+        Transcript::rewind(self);
+    }
+
+    fn news(&mut self) -> Vec<Observation> {
+        Transcript::news(self)
+    }
+
+    fn shows_input(&self) -> bool {
+        records::layout(self.provider) == Layout::Lines
+    }
+}
+
+/// A watch on the places of records.
 pub(crate) struct Watch {
     watcher: Option<notify::RecommendedWatcher>,
-    watched: PathBuf,
-    path: PathBuf,
+    /// The directories that are watched, each with its inode: another one may have come in its place.
+    watched: BTreeMap<PathBuf, u64>,
+    places: Vec<PathBuf>,
     events: UnboundedReceiver<()>,
     tell: UnboundedSender<()>,
 }
 
 impl Watch {
-    /// Watches the place of `path`, or the nearest directory above it that exists.
+    /// Watches one place.
     pub(crate) fn on(path: &Path) -> Self {
+        Self::on_all(vec![path.to_owned()])
+    }
+
+    /// Watches each of the places, or the nearest directory above it that exists.
+    pub(crate) fn on_all(places: Vec<PathBuf>) -> Self {
         let (tell, events) = unbounded_channel();
-        let mut watch = Self { watcher: None, watched: PathBuf::new(), path: path.to_owned(), events, tell };
+        let mut watch = Self { watcher: None, watched: BTreeMap::new(), places, events, tell };
         watch.arm();
         watch
+    }
+
+    /// Watches these places from now on.
+    pub(crate) fn follow(&mut self, places: Vec<PathBuf>) {
+        if self.places != places {
+            self.places = places;
+            self.arm();
+        }
     }
 
     /// Waits until something has happened there.
@@ -125,24 +200,51 @@ impl Watch {
     }
 
     fn arm(&mut self) {
-        let Some(nearest) = self.path.ancestors().skip(1).find(|dir| dir.is_dir()).map(Path::to_owned) else { return };
-        if self.watcher.is_some() && self.watched == nearest {
+        let nearest = |place: &PathBuf| {
+            let mut above = place.ancestors().skip(1);
+            let itself = Some(place.as_path()).filter(|place| place.is_dir());
+            itself.or_else(|| above.find(|dir| dir.is_dir())).map(Path::to_owned)
+        };
+        let inode = |dir: PathBuf| std::fs::metadata(&dir).ok().map(|data| (dir, data.ino()));
+        let wanted: BTreeMap<PathBuf, u64> = self.places.iter().filter_map(nearest).filter_map(inode).collect();
+        if self.watcher.is_some() && self.watched == wanted {
             return;
         }
-        let tell = self.tell.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| !event.kind.is_access()) {
-                tell.send(()).ok();
-            }
-        });
-        let Ok(mut watcher) = watcher else { return };
-        if watcher.watch(&nearest, RecursiveMode::NonRecursive).is_ok() {
-            self.watched = nearest;
-            self.watcher = Some(watcher);
-            // What happened before the watch stood is read now.
-            self.tell.send(()).ok();
+        if self.watcher.is_none() {
+            let tell = self.tell.clone();
+            let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                if event.is_ok_and(|event| is_news(event.kind)) {
+                    tell.send(()).ok();
+                }
+            });
+            self.watcher = watcher.ok();
         }
+        let Some(watcher) = &mut self.watcher else { return };
+        for (dir, inode) in &self.watched {
+            if wanted.get(dir) != Some(inode) {
+                // One that is gone is watched no more anyway.
+                watcher.unwatch(dir).ok();
+            }
+        }
+        let mut now = BTreeMap::new();
+        for (dir, inode) in wanted {
+            let known = self.watched.get(&dir) == Some(&inode);
+            if known || watcher.watch(&dir, RecursiveMode::NonRecursive).is_ok() {
+                if !known {
+                    // What happened before the watch stood is read now.
+                    self.tell.send(()).ok();
+                }
+                now.insert(dir, inode);
+            }
+        }
+        self.watched = now;
     }
+}
+
+/// Returns whether an event may mean that a record has changed. Who may read a file is no news of it; and whoever reads
+/// a database as root sets that anew each time.
+fn is_news(kind: EventKind) -> bool {
+    !kind.is_access() && !matches!(kind, EventKind::Modify(ModifyKind::Metadata(_)))
 }
 
 #[cfg(test)]
@@ -187,5 +289,55 @@ mod tests {
         std::fs::write(dir.path().join("new"), line("rotated") + &line("b") + &line("c")).unwrap();
         std::fs::rename(dir.path().join("new"), &path).unwrap();
         assert_eq!(texts(transcript.news()), ["rotated", "b", "c"]);
+    }
+
+    #[test]
+    fn another_session_is_told_and_a_rotated_file_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s.jsonl");
+        let meta = |id: &str| format!("{{\"type\":\"session_meta\",\"payload\":{{\"id\":\"{id}\"}}}}\n");
+        let changed = |news: &[Observation]| {
+            news.iter().filter(|seen| matches!(seen, Observation::SessionChanged { .. })).count()
+        };
+        let mut transcript = Transcript::new(path.clone(), Provider::Codex);
+        transcript.skip();
+        std::fs::write(&path, meta("s1") + &line("one")).unwrap();
+        let news = transcript.news();
+        assert_eq!((news.len(), changed(&news)), (1, 0), "the first one is no change");
+        for (text, changes) in [(line("two"), 0), (meta("s1") + &line("three"), 0), (meta("s2") + &line("four"), 1)] {
+            // Each file comes in the place of the last one.
+            std::fs::write(dir.path().join("new"), text).unwrap();
+            std::fs::rename(dir.path().join("new"), &path).unwrap();
+            let news = transcript.news();
+            assert_eq!((news.len(), changed(&news)), (1 + changes, changes), "{news:?}");
+        }
+        transcript.skip();
+        std::fs::write(&path, meta("s2")).unwrap();
+        assert_eq!(changed(&transcript.news()), 0, "what was passed over named the same session");
+        let chat = |session: &str| {
+            format!("{{\"sessionId\":\"{session}\",\"messages\":[{{\"type\":\"user\",\"content\":\"q\"}}]}}")
+        };
+        let path = dir.path().join("chat.json");
+        let mut transcript = Transcript::new(path.clone(), Provider::Gemini);
+        for (session, changes) in [("s1", 0), ("s2", 1)] {
+            std::fs::write(&path, chat(session)).unwrap();
+            let news = transcript.news();
+            assert_eq!((news.len(), changed(&news)), (1 + changes, changes), "{news:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_news_and_what_is_read_or_allowed_is_not() {
+        use notify::event::{AccessKind, AccessMode, CreateKind, DataChange, MetadataKind, RemoveKind, RenameMode};
+        let news = [
+            EventKind::Create(CreateKind::File),
+            EventKind::Modify(ModifyKind::Data(DataChange::Any)),
+            EventKind::Modify(ModifyKind::Name(RenameMode::To)),
+            EventKind::Remove(RemoveKind::File),
+            EventKind::Any,
+        ];
+        assert!(news.into_iter().all(is_news));
+        let written = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert!(!is_news(written) && !is_news(EventKind::Modify(ModifyKind::Metadata(MetadataKind::Any))));
     }
 }

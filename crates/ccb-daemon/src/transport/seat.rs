@@ -3,8 +3,10 @@
 //! It is pinned when the agent starts. Its screen is looked at again and again only while something waits for it:
 //! a draft leaves no event when it goes.
 
+use std::fs::DirBuilder;
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -59,6 +61,9 @@ pub(crate) enum Handed {
     Back,
 }
 
+/// How often a pane that cannot be seen is looked at again.
+const TRIES: u32 = 3;
+
 /// Returns whether a process was started after this one.
 pub(crate) fn is_younger(pid: u32) -> bool {
     let (other, own) = (Identity::of(pid), Identity::own());
@@ -89,7 +94,16 @@ impl Seat {
             return Err("its pane is not known".into());
         };
         let server = Server::of_user(PathBuf::from(socket), self.files.home().work_dir().to_owned());
-        let found = server.pane(&pane).await.map_err(|error| format!("its pane cannot be seen: {error}"))?;
+        let mut tries = 0;
+        let found = loop {
+            match server.pane(&pane).await {
+                Ok(found) => break found,
+                // A terminal that is late for once is no reason to give its agent up.
+                Err(_) if tries < TRIES => tries += 1,
+                Err(error) => return Err(format!("its pane cannot be seen: {error}; `ccb restart {}`", line.agent)),
+            }
+            tokio::time::sleep(RECHECK.1).await;
+        };
         if found.pins.process != runner {
             return Err(format!("pane {pane} runs something else"));
         }
@@ -100,21 +114,29 @@ impl Seat {
         Ok(())
     }
 
+    /// Returns where texts that are too long to paste are for all agents that may read them there.
+    pub(crate) fn bodies(&self) -> PathBuf {
+        self.files.path(file::BODIES)
+    }
+
     /// Returns what is pasted for a delivery. One that is too long goes to a file, which the agent may read; it is
     /// removed when the agent gets something else.
-    pub(crate) fn text(&self, agent: &AgentName, offer: &Offer, marked: bool) -> io::Result<String> {
+    pub(crate) fn text(agent: &AgentName, offer: &Offer, marked: bool, at: Option<&Path>) -> io::Result<String> {
         let text = offer.text(marked);
-        let bodies = self.files.path(file::BODIES);
         let end = format!(".{agent}.txt");
         let ours = format!("{}{end}", offer.id);
-        let old = std::fs::read_dir(&bodies)?.filter_map(Result::ok).map(|entry| entry.file_name());
         let of_agent = |file: &String| *file != ours && file.strip_suffix(&end).is_some_and(|id| !id.contains('.'));
-        for file in old.filter_map(|file| file.into_string().ok()).filter(of_agent) {
-            remove_if_there(&bodies.join(file))?;
+        if let Some(bodies) = at {
+            let old = std::fs::read_dir(bodies).into_iter().flatten().filter_map(Result::ok);
+            for file in old.filter_map(|entry| entry.file_name().into_string().ok()).filter(of_agent) {
+                remove_if_there(&bodies.join(file))?;
+            }
         }
         if text.len() <= LIMIT {
             return Ok(text);
         }
+        let bodies = at.ok_or_else(|| io::Error::other("the agent has not said yet what it may read"))?;
+        DirBuilder::new().recursive(true).mode(0o700).create(bodies)?;
         write_private(&bodies.join(&ours), text.as_bytes())?;
         Ok(prompt::by_file(&text, &bodies.join(&ours).display().to_string()))
     }
@@ -195,9 +217,24 @@ impl Seat {
         Some(presence)
     }
 
+    /// Returns what the screen shows now, and whether a turn is on by it, also behind a draft.
+    pub(crate) async fn glance(&self) -> Option<(Sight, bool)> {
+        paste::glance(self.target.as_ref()?).await
+    }
+
     /// Returns what is pasted for a delivery; none, and the delivery waits, if it cannot be kept in a file.
-    pub(crate) fn prepare(&mut self, line: &mut Line, offer: &Offer, marked: bool) -> Option<String> {
-        let text = self.text(&line.agent, offer, marked);
+    pub(crate) fn prepare(
+        &mut self,
+        line: &mut Line,
+        offer: &Offer,
+        marked: bool,
+        bodies: Option<&Path>,
+    ) -> Option<String> {
+        let filled = |text: String| match self.look {
+            Some(look) => look.filled(ccb_core::paste::neutralise(&text)),
+            None => text,
+        };
+        let text = Self::text(&line.agent, offer, marked, bodies).map(filled);
         text.map_err(|error| self.keep_back(line, offer, &format!("its text cannot be kept in a file: {error}"))).ok()
     }
 

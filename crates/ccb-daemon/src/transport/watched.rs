@@ -1,74 +1,152 @@
-//! Watched: the text is pasted into the agent's pane, and its transcript tells what became of it.
+//! The driver of every agent that is driven by paste, hooked or watched: the text goes into its pane, and its records
+//! and hooks tell what became of it. (Claude has a driver of its own.)
 //!
-//! The transcript is followed only while a delivery is at the agent. A screen is looked at again and again
-//! only while a delivery waits for it: a draft leaves no event when it goes.
+//! Where the records are and what they say is in [`Records`], what that means for a delivery is pure and in
+//! `ccb_core::provider::delivery`. A transcript is followed only while a delivery is at the agent, or while it tells
+//! what the agent is doing. A screen is looked at again and again only while something waits for it: a draft leaves no
+//! event when it goes.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ccb_core::config::{AgentConfig, Completion};
 use ccb_core::id::RequestId;
-use ccb_core::marker::{self, Mark};
-use ccb_core::outcome::{EndedBy, TurnEnd};
-use ccb_core::prompt;
-use ccb_core::provider::{Observation, Provider};
+use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
+use ccb_core::provider::delivery::{self, Delivery, Finding};
+use ccb_core::provider::hook::Hook;
+use ccb_core::provider::{Observation, Provider, Rung};
 use ccb_core::request::Kind;
-use ccb_core::screen::Look;
+use ccb_core::screen::{Look, Sight};
+use ccb_core::settings;
 use ccb_core::state::Presence;
 use ccb_core::step::Input;
-use ccb_core::wire::RunnerEvent;
+use ccb_core::wire::{Order, RunnerEvent};
 use tokio::time::Instant;
 
 use super::follow::{Transcript, Watch};
+use super::ladder::{Launching, Ready};
+use super::records::{Question, Records};
 use super::seat::{Handed, Seat, is_younger};
-use super::{Line, Offer, Task, until};
+use super::storage::Storage;
+use super::{Launch, Line, Offer, Task, until};
 use crate::agents::Agents;
+use crate::engine::log;
 use crate::files::Files;
 use crate::paste::{self, Pressed};
 use crate::tmux::Key;
 
+/// How long a turn that was seen before may be missing in records that are read anew, before it is over.
+const GONE: Duration = Duration::from_secs(20);
+
+/// How far apart the keys of an interrupt are: two Escapes in one piece are another key.
+const APART: Duration = Duration::from_millis(150);
+
 /// How long an interrupted program must be silent to have stopped.
 const INTERRUPTED: Duration = Duration::from_secs(2);
 
-/// Where an agent's records are, and how they are read.
-#[derive(Clone, Debug)]
-pub(crate) struct Place {
-    files: Arc<Files>,
-    provider: Provider,
-    completion: Completion,
-    transcript: PathBuf,
-    look: Option<Look>,
-    quiet: Duration,
+/// How long the last words of a turn may take to the transcript once a hook has told its end.
+const CAP: Duration = Duration::from_secs(2);
+
+/// How soon the screen is looked at for what the records cannot tell alone: where something has told it, where nothing
+/// has, and at the most.
+const ASK: (Duration, Duration, Duration) =
+    (Duration::from_millis(10), Duration::from_millis(300), Duration::from_millis(1500));
+
+/// How long an Enter may seem lost before it is pressed again, where the composer still holds our text.
+const LOST: Duration = Duration::from_millis(1500);
+
+/// How often Enter is pressed again for one offer: what does not take it then is not going to.
+const AGAIN: u32 = 3;
+
+/// How one agent is driven.
+pub(crate) struct Driven {
+    /// The home.
+    pub(crate) files: Arc<Files>,
+    /// What tells of it.
+    pub(crate) records: Box<dyn Records>,
+    /// What its screen looks like; none: it is pasted into blindly.
+    pub(crate) look: Option<Look>,
+    /// The rung that it was launched on.
+    pub(crate) rung: Rung,
+    /// How the end of an answer is known.
+    pub(crate) completion: Completion,
+    /// How long it must say nothing for its answer to be taken for ended without an end; none: never.
+    pub(crate) idle: Option<Duration>,
+    /// The keys that stop a turn.
+    pub(crate) interrupt: &'static [Key],
+    /// How it goes on in its session when it is started again; none: as it was started first.
+    pub(crate) launch: Option<Launch>,
 }
 
-impl Place {
-    /// Returns the place that the configuration describes.
-    pub(crate) fn new(files: &Arc<Files>, config: &AgentConfig) -> Self {
-        let quiet = ccb_core::settings::seconds(std::env::var("CCB_QUIET_WINDOW_S").ok().as_deref(), 15.0, 0.2, 3600.0);
-        let transcript = files.home().work_dir().join(config.transcript.as_deref().unwrap_or_default());
-        let (provider, completion) = (config.provider, config.completion);
-        Self { files: files.clone(), provider, completion, transcript, look: config.screen, quiet }
-    }
+/// Returns how long an agent must say nothing for an answer without an end to be over; none: for ever.
+pub(crate) fn idle_window(config: &AgentConfig) -> Option<Duration> {
+    settings::idle_window(config.provider, config.idle_timeout, |name| std::env::var(name).ok())
+}
+
+/// Prepares a launch of a configured command.
+pub(crate) fn prepare(launching: &Launching) -> Ready {
+    let argv = std::iter::once(&launching.program).chain(&launching.config.args).cloned().collect();
+    let (files, config) = (launching.files.clone(), &launching.config);
+    let project = files.home().work_dir();
+    let transcript = project.join(config.transcript.as_deref().unwrap_or_default());
+    let records: Box<dyn Records> = match config.provider {
+        Provider::Opencode => Box::new(Storage::new(transcript, project.to_owned())),
+        provider @ (Provider::Claude | Provider::Codex | Provider::Gemini | Provider::Droid) => {
+            Box::new(Transcript::new(transcript, provider))
+        }
+    };
+    let driven = Driven {
+        records,
+        look: config.screen,
+        rung: launching.rung,
+        completion: config.completion,
+        idle: idle_window(config),
+        interrupt: &[Key::Escape],
+        launch: None,
+        files,
+    };
+    Ready::tui(argv, Box::new(|line, agents| Box::pin(run(line, driven, agents)) as _))
 }
 
 /// Runs the transport of one agent until its tasks end.
-pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
+pub(crate) async fn run(mut line: Line, how: Driven, agents: Agents) {
     line.presence(Presence::Starting { why: "its program starts".into() });
-    let transcript = Transcript::new(place.transcript.clone(), place.provider);
-    let seat = Seat::new(&place.files, place.look);
-    let mut driver = Watched { place, agents, transcript, watch: None, at: None, seat };
+    let seat = Seat::new(&how.files, how.look);
+    let mut driver = Watched {
+        driven: how,
+        agents,
+        watch: None,
+        at: None,
+        past: None,
+        seat,
+        doing: None,
+        held: false,
+        session: None,
+        resumable: false,
+        ask: None,
+    };
     loop {
-        let quiet = driver.at.as_ref().and_then(|at| at.silence);
+        let at = driver.at.as_ref();
+        let quiet = at.and_then(|at| at.silence);
+        let cap = at.and_then(|at| at.cap);
         let check = driver.seat.due();
+        let due = driver.driven.records.due();
+        let lost = at.and_then(|at| at.lost);
+        let gone = at.and_then(|at| at.gone.as_ref().map(|(due, _)| *due));
+        let ask = driver.ask.map(|(at, _)| at);
         tokio::select! {
             biased;
             task = line.task() => match task {
                 None => return,
                 Some(task) => driver.task(&mut line, task).await,
             },
-            () = changed(&mut driver.watch) => driver.read(&mut line),
+            () = changed(&mut driver.watch) => driver.look_around(&mut line).await,
+            () = until(due) => driver.look_around(&mut line).await,
+            () = until(cap) => driver.run_out(&mut line),
+            () = until(lost) => driver.enter_was_lost(&mut line).await,
             () = until(quiet) => driver.fell_quiet(&mut line),
+            () = until(gone) => driver.is_gone(&mut line),
+            () = until(ask) => driver.ask_screen(&mut line).await,
             () = until(check) => driver.seat.look_again(&mut line).await,
         }
     }
@@ -82,101 +160,48 @@ async fn changed(watch: &mut Option<Watch>) {
 }
 
 struct Watched {
-    place: Place,
+    driven: Driven,
     agents: Agents,
-    transcript: Transcript,
     watch: Option<Watch>,
     /// The delivery that is at the agent.
     at: Option<At>,
+    /// The last delivery, if silence alone has ended it: its true end may still come.
+    past: Option<At>,
     /// The pane that the program runs in.
     seat: Seat,
+    /// What the last observation says the agent is doing, where that is anything but going on.
+    doing: Option<Presence>,
+    /// Whether it is not free by its records: its screen is not looked at until they say otherwise.
+    held: bool,
+    /// The provider's session that is kept.
+    session: Option<String>,
+    /// Whether the runner was told to go on in that session at the next start.
+    resumable: bool,
+    /// When the screen is asked for what the records cannot tell alone, and how long after that again.
+    ask: Option<(Instant, Duration)>,
 }
 
-/// A delivery at the agent, as far as the transcript tells.
+/// A delivery at the agent.
 struct At {
     id: RequestId,
     attempt: u32,
-    kind: Kind,
-    /// The turn, once our anchor was seen. Where records name no turn, our own id stands for it.
-    turn: Option<String>,
-    mixed: bool,
-    said: Vec<String>,
+    delivery: Delivery,
+    /// When it has been quiet for so long that it is over.
     silence: Option<Instant>,
+    /// Until when the text is waited for of a turn whose end a hook has told.
+    cap: Option<Instant>,
     /// Whether we have pressed the key that stops it.
     interrupted: bool,
-}
-
-/// What the transcript newly says of a delivery.
-#[derive(Debug, PartialEq, Eq)]
-enum Finding {
-    Consumed,
-    Mixed,
-    Ended(TurnEnd, EndedBy),
-}
-
-impl At {
-    fn new(id: RequestId, attempt: u32, kind: Kind) -> Self {
-        Self { id, attempt, kind, turn: None, mixed: false, said: Vec::new(), silence: None, interrupted: false }
-    }
-
-    /// Takes the next observation. Everything before our anchor is somebody else's.
-    fn take(&mut self, seen: Observation, completion: Completion) -> Option<Finding> {
-        match (seen, &self.turn) {
-            (Observation::User { text, turn, .. }, None) if prompt::anchored(&text, &self.id) => {
-                self.turn = Some(turn.unwrap_or_else(|| self.id.to_string()));
-                Some(Finding::Consumed)
-            }
-            (Observation::User { text, turn, .. }, Some(ours)) => {
-                let elsewhere = turn.is_some_and(|turn| turn != *ours);
-                let news = !elsewhere && !self.mixed && !prompt::anchored(&text, &self.id);
-                self.mixed |= news;
-                news.then_some(Finding::Mixed)
-            }
-            (Observation::Agent { text, turn }, Some(ours)) if turn.as_ref().is_none_or(|turn| turn == ours) => {
-                self.said.push(text);
-                self.said_enough(completion)
-            }
-            (Observation::TurnEnded { turn, end }, Some(ours)) if turn.as_ref().is_none_or(|turn| turn == ours) => {
-                Some(Finding::Ended(self.whole(end), EndedBy::Record))
-            }
-            (
-                Observation::User { .. }
-                | Observation::Agent { .. }
-                | Observation::TurnEnded { .. }
-                | Observation::TurnBegan { .. },
-                _,
-            ) => None,
-        }
-    }
-
-    fn said_enough(&self, completion: Completion) -> Option<Finding> {
-        let text = self.said.join("\n");
-        match (&self.kind, completion) {
-            (Kind::Notice { .. }, Completion::Marker | Completion::Quiet) => {
-                Some(Finding::Ended(TurnEnd::Completed { reply: text }, EndedBy::Record))
-            }
-            (Kind::Ask, Completion::Marker) => match marker::read(&text, &self.id) {
-                Mark::Ours(reply) => Some(Finding::Ended(TurnEnd::Completed { reply }, EndedBy::Marker)),
-                Mark::None => None,
-            },
-            (Kind::Ask, Completion::Record | Completion::Quiet) | (Kind::Notice { .. }, Completion::Record) => None,
-        }
-    }
-
-    /// A turn's end with the text that we saw, where the record itself has none; without our own mark.
-    fn whole(&self, end: TurnEnd) -> TurnEnd {
-        let said = self.said.join("\n");
-        let plain = |text: String| match marker::read(&text, &self.id) {
-            Mark::Ours(reply) => reply,
-            Mark::None => text,
-        };
-        match end {
-            TurnEnd::Completed { reply } if reply.is_empty() => TurnEnd::Completed { reply: plain(said) },
-            TurnEnd::Completed { reply } => TurnEnd::Completed { reply: plain(reply) },
-            TurnEnd::Interrupted { partial } if partial.is_empty() => TurnEnd::Interrupted { partial: said },
-            TurnEnd::Interrupted { .. } | TurnEnd::Failed { .. } | TurnEnd::Quiet { .. } => end,
-        }
-    }
+    /// Whether a hook was heard since it came.
+    hooked: bool,
+    /// What was pasted.
+    text: Option<String>,
+    /// When it is looked whether our text is still in the composer.
+    lost: Option<Instant>,
+    /// The turn that an earlier askd has seen it in, while the records do not have it; and when it is over by that.
+    gone: Option<(Instant, String)>,
+    /// How often Enter was pressed again.
+    again: u32,
 }
 
 impl Watched {
@@ -184,18 +209,35 @@ impl Watched {
         match task {
             Task::Offer(offer) => self.offer(line, offer).await,
             Task::Interrupt { id, .. } => self.interrupt(line, &id).await,
-            Task::Reconcile { id, attempt, kind, last, .. } => self.reconcile(line, id, attempt, kind, last),
+            Task::Reconcile { id, attempt, kind, turn, last, .. } => {
+                self.reconcile(line, (id, attempt, kind), turn, last).await;
+            }
+            Task::Hook(hook) => self.hook(line, &hook).await,
+            Task::Launch(launch) => self.launched(*launch),
             Task::Runner(RunnerEvent::TuiStarted { pid }) => self.started(line, pid).await,
             Task::Runner(RunnerEvent::TuiEnded { how, again }) => {
                 let next = if again { "it is started again" } else { "start it with `ccb`" };
                 self.ended(line, &format!("its program ended ({how}); {next}")).await;
             }
-            Task::Hook(_)
-            | Task::Launch(_)
-            | Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) =>
-                {}
+            Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
+            }
+            Task::Glance(tell) => {
+                self.seat.check_soon();
+                if let Some(seen) = self.seat.look().await {
+                    tell.send(seen).ok();
+                }
+            }
             Task::RunnerGone { why } => self.ended(line, &why).await,
         }
+    }
+
+    /// It is launched anew, perhaps with other options: what runs already stays, its next start is by these.
+    fn launched(&mut self, launch: Launch) {
+        if self.seat.is_free() {
+            self.driven.records.launched(&launch);
+        }
+        self.driven.launch = Some(launch);
+        self.resumable = false;
     }
 
     /// The program runs: pins the pane and waits until it can take something.
@@ -206,8 +248,12 @@ impl Watched {
         }
         match self.seat.take(line, &self.agents, pid).await {
             Ok(()) => {
-                line.connected();
+                (self.doing, self.held) = (None, false);
+                self.driven.records.started(pid);
                 self.seat.check_soon();
+                line.connected();
+                self.attend();
+                self.show(line);
             }
             Err(why) => line.presence(Presence::Absent { why }),
         }
@@ -218,172 +264,395 @@ impl Watched {
     async fn ended(&mut self, line: &mut Line, why: &str) {
         // First of all that nothing can be offered to it: what it still has to tell makes room for the next delivery.
         line.presence(Presence::Starting { why: why.to_owned() });
+        self.seat.leave();
         if self.at.is_none()
             && let Some((id, attempt, kind)) = line.at_hand().await
         {
-            self.follow_from_here(At::new(id, attempt, kind));
-            self.transcript.rewind();
+            self.follow_from_the_start(id, attempt, kind);
         }
         self.read(line);
-        self.at = None;
+        if let Some(finding) = self.at.as_mut().and_then(|at| at.delivery.gone(why)) {
+            self.tell(line, finding);
+        }
+        (self.at, self.past) = (None, None);
         self.watch = None;
-        self.seat.leave();
-        line.gone(why);
+        (self.doing, self.held) = (None, false);
+        line.gone(why).await;
     }
 
     async fn offer(&mut self, line: &mut Line, offer: Offer) {
-        let marked = self.place.completion == Completion::Marker && !offer.no_wrap;
-        let Some(text) = self.seat.prepare(line, &offer, marked) else { return };
-        self.follow_from_here(At::new(offer.id.clone(), offer.attempt, offer.kind.clone()));
-        if self.seat.deliver(line, &offer, &text, &|_| Ok(())).await == Handed::Back {
-            self.leave();
+        let marked = self.driven.completion == Completion::Marker && !offer.no_wrap;
+        let bodies = self.driven.records.bodies(self.seat.bodies());
+        let Some(text) = self.seat.prepare(line, &offer, marked, bodies.as_deref()) else { return };
+        // What it has still said to the last one.
+        self.read(line);
+        if self.held {
+            return line.not_handed_over(&offer, "it is not idle by its own records");
         }
+        self.follow_from_here(offer.id.clone(), offer.attempt, offer.kind.clone());
+        match self.seat.deliver(line, &offer, &text, &|_| self.driven.records.gate()).await {
+            Handed::Back => self.at = None,
+            handed @ (Handed::Over | Handed::Stuck) => {
+                let again = |look: Look| handed == Handed::Over || look.loses_enter();
+                if let Some(at) = self.at.as_mut().filter(|_| self.driven.look.is_some_and(again)) {
+                    at.lost = Some(Instant::now() + LOST);
+                    at.text = Some(text);
+                }
+            }
+            Handed::Unknown => {}
+        }
+        self.look_around(line).await;
+    }
+
+    /// Follows the records for this delivery: all that is in them already is older.
+    fn follow_from_here(&mut self, id: RequestId, attempt: u32, kind: Kind) {
+        let delivery = Delivery::new(id.clone(), kind, self.driven.completion, self.driven.records.binding());
+        self.at = Some(At {
+            id,
+            attempt,
+            delivery,
+            silence: None,
+            cap: None,
+            interrupted: false,
+            hooked: false,
+            text: None,
+            lost: None,
+            gone: None,
+            again: 0,
+        });
+        self.attend();
+        self.driven.records.skip();
+    }
+
+    /// Follows the records for a delivery that may be in them already.
+    fn follow_from_the_start(&mut self, id: RequestId, attempt: u32, kind: Kind) {
+        let known = self.at.take().filter(|at| at.id == id && at.attempt == attempt);
+        self.follow_from_here(id, attempt, kind);
+        if let (Some(at), Some(known)) = (&mut self.at, known) {
+            // Only what the records tell is read once more.
+            *at = At { delivery: at.delivery.clone(), ..known };
+        }
+        self.driven.records.rewind();
+        if let Some(past) = &mut self.past {
+            past.delivery.stand_apart();
+        }
+    }
+
+    /// Watches the records while there is a reason to.
+    fn attend(&mut self) {
+        let told = !self.seat.is_free() && self.driven.records.presence().is_some();
+        if self.at.is_none() && self.past.is_none() && !told {
+            self.watch = None;
+            return;
+        }
+        let places = self.driven.records.places();
+        match &mut self.watch {
+            Some(watch) => watch.follow(places),
+            None => self.watch = Some(Watch::on_all(places)),
+        }
+    }
+
+    /// Takes notice of all that is new.
+    async fn look_around(&mut self, line: &mut Line) {
+        self.read(line);
+        self.keep_session(line).await;
+    }
+
+    /// A hook was called: whatever it says, there may be news.
+    async fn hook(&mut self, line: &mut Line, hook: &Hook) {
+        if self.seat.is_free() {
+            return;
+        }
+        if let Some(at) = &mut self.at {
+            at.hooked = true;
+        }
+        self.agents.unheard(&line.agent, None);
+        self.read(line);
+        let before = self.driven.records.session();
+        let seen = self.driven.records.hook(hook);
+        let now = self.driven.records.session();
+        let told = seen.iter().any(|seen| matches!(seen, Observation::SessionChanged { .. }));
+        if let (Some(before), Some(now), false) = (&before, &now, told)
+            && before != now
+        {
+            self.take(line, Observation::SessionChanged { session: now.clone() }, EndedBy::Hook);
+        }
+        for seen in seen {
+            self.take(line, seen, EndedBy::Hook);
+        }
+        self.look_around(line).await;
+    }
+
+    /// Keeps the session that the agent is in, for its next start.
+    async fn keep_session(&mut self, line: &Line) {
+        let Some(session) = self.driven.records.session() else { return };
+        if self.session.as_ref() != Some(&session) {
+            if let Some(before) = &self.session {
+                log(&format!("{}: it went from session {before} to {session}", line.agent));
+            }
+            self.agents.set_session(&line.agent, &session).await;
+            self.session = Some(session.clone());
+            self.resumable = false;
+        }
+        if let Some(launch) = self.driven.launch.as_ref().filter(|_| !self.resumable) {
+            let argv = launch.resume(&session);
+            self.resumable = self.agents.order(&line.agent, &Order::Next { argv });
+        }
+    }
+
+    /// Reads what is new in the records and tells what it says of our delivery and of the agent.
+    fn read(&mut self, line: &mut Line) {
+        let news = self.driven.records.news();
+        if !news.is_empty() {
+            self.ask = None;
+        }
+        for seen in news {
+            self.take(line, seen, EndedBy::Record);
+        }
+        self.plan_to_ask();
+        if let Some(at) = self.at.as_mut().filter(|at| at.delivery.is_told_over()) {
+            if at.delivery.has_said() && self.driven.records.is_whole() {
+                self.close(line);
+            } else {
+                at.cap.get_or_insert(Instant::now() + CAP);
+            }
+        }
+        self.attend();
+        self.show(line);
+    }
+
+    /// Plans to look at the screen while the records leave something open.
+    fn plan_to_ask(&mut self) {
+        let question = if self.seat.is_free() { None } else { self.driven.records.question() };
+        let first = match question {
+            None => return self.ask = None,
+            Some(Question::Soon) => ASK.0,
+            Some(Question::Later) => ASK.1,
+        };
+        let next = Instant::now() + first;
+        if self.ask.is_none_or(|(at, pause)| next < at && first < pause) {
+            self.ask = Some((next, first));
+        }
+    }
+
+    /// Asks the screen what the records have left open.
+    async fn ask_screen(&mut self, line: &mut Line) {
+        self.read(line);
+        let Some((_, pause)) = self.ask.filter(|(at, _)| *at <= Instant::now()) else { return };
+        if let Some((sight, at_work)) = self.seat.glance().await {
+            let (seen, told) = self.driven.records.answer(&sight, at_work);
+            for seen in seen {
+                self.take(line, seen, if told { EndedBy::Hook } else { EndedBy::Record });
+            }
+        }
+        let pause = (pause * 2).min(ASK.2);
+        self.ask = Some((Instant::now() + pause, pause));
         self.read(line);
     }
 
-    /// Follows the transcript for this delivery: all that is in it already is older.
-    fn follow_from_here(&mut self, at: At) {
-        self.watch = Some(Watch::on(&self.place.transcript));
-        self.transcript.skip();
-        self.at = Some(at);
+    /// Enter was pressed, or held back, and nothing has come of it: if our text is still alone in the composer, and is
+    /// still wanted, it is pressed again.
+    async fn enter_was_lost(&mut self, line: &mut Line) {
+        self.read(line);
+        let Some(at) = &mut self.at else { return };
+        at.lost = None;
+        let unseen = at.delivery.turn().is_none() && !self.held && at.again < AGAIN;
+        let Some(text) = at.text.clone().filter(|_| unseen) else { return };
+        let (id, target) = (at.id.clone(), self.seat.target().cloned());
+        let Some(target) = target else { return };
+        if !line.is_wanted(&id).await {
+            return;
+        }
+        let pressed = paste::retry_enter(&target, &text).await;
+        log(&format!("{}: Enter for {id} once more, if its text is still in the composer: {pressed:?}", line.agent));
+        if let Some(at) = self.at.as_mut().filter(|at| at.id == id) {
+            at.again += 1;
+            at.lost = Some(Instant::now() + LOST);
+        }
+        self.look_around(line).await;
     }
 
-    fn leave(&mut self) {
-        self.at = None;
-        self.watch = None;
+    /// The text of an ended turn has not come to its transcript in time, or it has none.
+    fn run_out(&mut self, line: &mut Line) {
+        self.read(line);
+        if self.at.as_ref().is_some_and(|at| at.cap.is_some_and(|cap| cap <= Instant::now())) {
+            self.close(line);
+        }
     }
 
-    /// Reads what is new in the transcript and tells what it says of our delivery.
-    fn read(&mut self, line: &mut Line) {
-        for seen in self.transcript.news() {
-            let Some(at) = &mut self.at else { continue };
-            let finding = at.take(seen, self.place.completion);
-            if at.turn.is_some() {
-                // Where the marker is missing, or nothing better is there, silence ends it.
-                at.silence = (!at.said.is_empty() && self.place.completion != Completion::Record)
-                    .then(|| Instant::now() + self.place.quiet);
+    fn close(&mut self, line: &mut Line) {
+        let Some(at) = &mut self.at else { return };
+        at.cap = None;
+        if let Some(finding) = at.delivery.close() {
+            self.tell(line, finding);
+        }
+    }
+
+    fn take(&mut self, line: &mut Line, seen: Observation, by: EndedBy) {
+        self.doing = delivery::doing(&seen);
+        if let Some(past) = &mut self.past {
+            for finding in past.delivery.take(seen.clone(), by) {
+                if let Finding::Ended(end, by) = finding {
+                    let (id, turn) = (past.id.clone(), past.delivery.turn().unwrap_or_default().to_owned());
+                    line.engine.tell(Input::TurnEnded { id, turn, end, by });
+                }
             }
-            if let Some(finding) = finding {
-                self.tell(line, finding);
+            if past.delivery.is_over() {
+                self.past = None;
             }
+        }
+        let Some(at) = &mut self.at else { return };
+        let findings = at.delivery.take(seen, by);
+        // Where the mark is missing, or nothing better is there, silence ends it; after an interrupt, sooner.
+        let window = if at.interrupted { Some(INTERRUPTED) } else { self.driven.idle };
+        if at.interrupted || at.delivery.may_fall_quiet() {
+            at.silence = window.map(|window| Instant::now() + window);
+        }
+        for finding in findings {
+            self.tell(line, finding);
         }
     }
 
     fn tell(&mut self, line: &mut Line, finding: Finding) {
         let Some(at) = &self.at else { return };
-        let (id, turn) = (at.id.clone(), at.turn.clone().unwrap_or_default());
+        let (id, turn) = (at.id.clone(), at.delivery.turn().unwrap_or_default().to_owned());
         match finding {
             Finding::Consumed | Finding::Mixed => {
-                line.engine.tell(Input::Consumed { id, turn, source: "transcript".into(), mixed: at.mixed });
+                let mixed = at.delivery.is_mixed();
+                line.engine.tell(Input::Consumed { id, turn, source: "transcript".into(), mixed });
             }
             Finding::Ended(end, by) => {
+                if self.driven.rung == Rung::Hooked && !at.hooked {
+                    let why = "no hook of it was heard in its last turn: they may be switched off";
+                    self.agents.unheard(&line.agent, Some(why));
+                }
+                self.agents.turn_ended(&line.agent, &end);
+                self.past = self.at.take().filter(|at| !at.delivery.is_over());
+                // What it does next is told first: the end makes the engine offer.
+                self.attend();
+                self.show(line);
                 line.engine.tell(Input::TurnEnded { id, turn, end, by });
-                self.leave();
-                if self.place.look.is_some() {
+                if self.driven.look.is_some() && !self.held && !self.seat.is_free() {
                     self.seat.check_soon();
                 }
             }
         }
     }
 
+    /// Tells what the agent is doing by its records, where they know more than its screen.
+    fn show(&mut self, line: &mut Line) {
+        if self.seat.is_free() {
+            return;
+        }
+        match self.driven.records.presence().or_else(|| self.doing.clone()) {
+            Some(Presence::Idle) | None if self.held => {
+                self.held = false;
+                if self.at.is_some() {
+                    // It goes on with our delivery: the engine knows at which.
+                    line.presence(Presence::Idle);
+                } else {
+                    self.seat.check_soon();
+                }
+            }
+            Some(Presence::Idle) | None => {}
+            Some(other) => {
+                // The records tell when that is over; until then the screen changes all the time.
+                self.held = true;
+                self.seat.look_no_more();
+                line.presence(other);
+            }
+        }
+    }
+
     fn fell_quiet(&mut self, line: &mut Line) {
         self.read(line);
+        let waits = self.held;
         let Some(at) = &mut self.at else { return };
         if at.silence.is_none_or(|quiet| quiet > Instant::now()) {
             return;
         }
         at.silence = None;
-        let TurnEnd::Completed { reply: partial } = at.whole(TurnEnd::Completed { reply: String::new() }) else {
-            return;
-        };
-        let end = if at.interrupted { TurnEnd::Interrupted { partial } } else { TurnEnd::Quiet { partial } };
-        self.tell(line, Finding::Ended(end, EndedBy::Quiet));
-    }
-
-    /// Reads the whole transcript for a delivery. Without its anchor nothing is proved: a paste may be on its way.
-    fn reconcile(&mut self, line: &mut Line, id: RequestId, attempt: u32, kind: Kind, last: bool) {
-        self.follow_from_here(At::new(id, attempt, kind));
-        self.transcript.rewind();
-        self.read(line);
-        let Some(at) = &self.at else { return };
-        if at.turn.is_some() {
+        if waits {
+            // It is known to be at something, or to wait for somebody: also after the key that was to stop it.
+            let window = if at.interrupted { Some(INTERRUPTED) } else { self.driven.idle };
+            at.silence = window.map(|window| Instant::now() + window);
             return;
         }
+        if let Some(finding) = at.delivery.silent(at.interrupted) {
+            self.tell(line, finding);
+        }
+    }
+
+    /// Reads all the records for a delivery. Without its anchor nothing is proved: a paste may be on its way.
+    async fn reconcile(
+        &mut self,
+        line: &mut Line,
+        (id, attempt, kind): (RequestId, u32, Kind),
+        bound: Option<String>,
+        last: bool,
+    ) {
+        let is_notice = matches!(kind, Kind::Notice { .. });
+        self.follow_from_the_start(id, attempt, kind);
+        self.look_around(line).await;
+        let Some(at) = self.at.as_ref().filter(|at| at.delivery.turn().is_none()) else { return };
         let (id, attempt) = (at.id.clone(), at.attempt);
-        let why =
-            "its anchor is not in the transcript, which does not prove that the text is not on its way".to_owned();
-        line.engine.tell(Input::Doubt { id, attempt, why, last });
+        if let (Some(turn), true, Some(at)) = (bound, self.driven.records.shows_input(), &mut self.at) {
+            at.gone.get_or_insert((Instant::now() + GONE, turn));
+            return;
+        }
+        let (why, last) = if self.driven.records.shows_input() {
+            ("its anchor is not in the transcript, which does not prove that the text is not on its way", last)
+        } else {
+            // It may be at work for as long as its deadline allows; a notice has none.
+            let last = last && (is_notice || line.is_over(&id).await);
+            ("its records show an input only with its answer, which has not come yet", last)
+        };
+        line.engine.tell(Input::Doubt { id, attempt, why: why.to_owned(), last });
+    }
+
+    /// The turn that took the delivery is in no record any more: unless the agent is at something, it is over.
+    fn is_gone(&mut self, line: &mut Line) {
+        self.read(line);
+        let busy = self.held;
+        let Some(at) = &mut self.at else { return };
+        let Some((_, turn)) = at.gone.take().filter(|_| at.delivery.turn().is_none()) else { return };
+        if busy {
+            at.gone = Some((Instant::now() + GONE, turn));
+            return;
+        }
+        let (id, by) = (at.id.clone(), EndedBy::Record);
+        let message = "its turn is not in the agent's records any more".to_owned();
+        let end = TurnEnd::Failed { reason: Failure::AgentGone, message, partial: String::new() };
+        self.at = None;
+        self.attend();
+        self.show(line);
+        line.engine.tell(Input::TurnEnded { id, turn, end, by });
     }
 
     async fn interrupt(&mut self, line: &Line, id: &RequestId) {
         let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
-        if at.id != *id || at.turn.is_none() {
+        if at.id != *id {
             return;
         }
-        let pressed = paste::interrupt(target, Key::Escape).await;
-        crate::engine::log(&format!("{}: interrupt for {id}: {pressed:?}", line.agent));
-        if pressed == Pressed::Done {
-            // Not every program records an interrupt: where nothing follows, it is over.
-            at.interrupted = true;
-            at.silence = Some(Instant::now() + INTERRUPTED);
+        if at.delivery.turn().is_none() {
+            // Where only the answer would prove that it is in our turn, its screen must show that it is in one.
+            let shows = self.driven.records.shows_input();
+            if shows || !matches!(paste::composer_state(target).await, Some(Sight::Busy(_))) {
+                return;
+            }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn at(kind: Kind) -> At {
-        At::new(RequestId::new("r1").unwrap(), 1, kind)
-    }
-    fn user(text: &str) -> Observation {
-        Observation::User { text: text.into(), client: None, turn: None }
-    }
-    fn agent(text: &str) -> Observation {
-        Observation::Agent { text: text.into(), turn: None }
-    }
-
-    #[test]
-    fn only_what_follows_our_anchor_counts() {
-        let mut at = at(Kind::Ask);
-        assert_eq!(at.take(agent("old\nCCB_DONE: r1"), Completion::Marker), None);
-        assert_eq!(at.take(user("CCB_REQ_ID: r2\n\nx"), Completion::Marker), None);
-        assert_eq!(at.take(user("CCB_REQ_ID: r1\n\nx"), Completion::Marker), Some(Finding::Consumed));
-        assert_eq!(at.take(agent("part one\nCCB_DONE: r2"), Completion::Marker), None);
-        let end = TurnEnd::Completed { reply: "part one\nCCB_DONE: r2\npart two".into() };
-        assert_eq!(
-            at.take(agent("part two\nCCB_DONE: r1"), Completion::Marker),
-            Some(Finding::Ended(end, EndedBy::Marker))
-        );
-    }
-
-    #[test]
-    fn a_humans_input_in_the_turn_is_told_once() {
-        let mut at = at(Kind::Ask);
-        at.take(user("CCB_REQ_ID: r1\n\nx"), Completion::Marker);
-        assert_eq!(at.take(user("and mine"), Completion::Marker), Some(Finding::Mixed));
-        assert_eq!(at.take(user("more"), Completion::Marker), None);
-    }
-
-    #[test]
-    fn a_turn_of_another_id_is_not_ours() {
-        let mut at = at(Kind::Ask);
-        let turn = |t: &str| Some(t.to_owned());
-        at.take(
-            Observation::User { text: "CCB_REQ_ID: r1\n\nx".into(), client: None, turn: turn("t1") },
-            Completion::Record,
-        );
-        let end = || TurnEnd::Completed { reply: "42".into() };
-        assert_eq!(at.take(Observation::TurnEnded { turn: turn("t0"), end: end() }, Completion::Record), None);
-        let ended = at.take(Observation::TurnEnded { turn: turn("t1"), end: end() }, Completion::Record);
-        assert_eq!(ended, Some(Finding::Ended(end(), EndedBy::Record)));
-    }
-
-    #[test]
-    fn a_notice_is_over_with_the_agents_next_words() {
-        let mut at = at(Kind::Notice { of: RequestId::new("r0").unwrap() });
-        at.take(user("CCB_REQ_ID: r1\n\n[CCB_TASK_COMPLETED]"), Completion::Marker);
-        assert!(matches!(at.take(agent("noted"), Completion::Marker), Some(Finding::Ended(..))));
+        for (number, key) in self.driven.interrupt.iter().enumerate() {
+            if number > 0 {
+                until(Some(Instant::now() + APART)).await;
+            }
+            let pressed = paste::interrupt(target, *key).await;
+            log(&format!("{}: interrupt for {id}: {pressed:?}", line.agent));
+            if pressed != Pressed::Done {
+                return;
+            }
+        }
+        // Not every program records an interrupt: where nothing follows, it is over.
+        at.interrupted = true;
+        at.silence = Some(Instant::now() + INTERRUPTED);
     }
 }

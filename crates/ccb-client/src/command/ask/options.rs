@@ -9,10 +9,11 @@ use crate::error::CliError;
 pub(super) const USAGE: &str = "\
 Ask an agent, and get its answer
 
-Usage: ask <agent | all> [options] [message…]
+Usage: ask <agent | agent,agent,… | all> [options] [message…]
 
 Without a message, it is read from standard input. A human's `ask` waits and prints the answer; an agent's
-returns at once, and the answer comes to the agent by itself.
+returns at once, and the answer comes to the agent by itself. `all` is every agent but the one that asks; the answers
+of several are printed in the order of the names, each under its agent's, as soon as those before it are there.
 
   --wait, --foreground     wait for the answer
   --async, --background    return at once; `ccb pend <id>` gets the answer
@@ -24,7 +25,7 @@ returns at once, and the answer comes to the agent by itself.
   --                       what follows is the message, even if it begins with a dash
   -h, --help
 
-Exit codes: 0 answered (or accepted), 1 error, 2 no answer or not a whole one, 130 interrupted.
+Exit codes: 0 answered (or accepted), 1 error, 2 no answer or not a whole one, 130 interrupted; of several the worst.
 ";
 
 /// How long an answer may take, if nobody says.
@@ -32,7 +33,7 @@ const TIMEOUT_S: f64 = 3600.0;
 
 /// A command line.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Line {
+pub(in crate::command) enum Line {
     /// Print the usage.
     Help,
     /// Ask.
@@ -41,28 +42,30 @@ pub(super) enum Line {
 
 /// What to ask, and how.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Options {
-    pub(super) agent: String,
+pub(in crate::command) struct Options {
+    pub(in crate::command) agent: String,
     /// The message's words; none: standard input.
-    pub(super) message: Option<String>,
+    pub(in crate::command) message: Option<String>,
     /// Seconds; none: for ever.
-    pub(super) timeout_s: Option<f64>,
-    pub(super) mode: Option<Mode>,
-    pub(super) no_wrap: bool,
-    pub(super) output: Option<PathBuf>,
-    pub(super) json: bool,
+    pub(in crate::command) timeout_s: Option<f64>,
+    /// Whether the command line has said how long.
+    pub(in crate::command) timed: bool,
+    pub(in crate::command) mode: Option<Mode>,
+    pub(in crate::command) no_wrap: bool,
+    pub(in crate::command) output: Option<PathBuf>,
+    pub(in crate::command) json: bool,
 }
 
 /// Whether the answer is waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(in crate::command) enum Mode {
     Wait,
     Async,
 }
 
 impl Options {
     /// Returns whether to wait: by an option, by the predecessor's settings, or by who asks.
-    pub(super) fn mode(&self, environment: &Environment, by_agent: bool) -> Mode {
+    pub(in crate::command) fn mode(&self, environment: &Environment, by_agent: bool) -> Mode {
         match self.mode {
             Some(mode) => mode,
             None if environment.truthy("CCB_ASK_BACKGROUND") => Mode::Async,
@@ -74,11 +77,12 @@ impl Options {
 }
 
 /// Reads the command line. Options may stand anywhere; of one that stands twice, the last counts.
-pub(super) fn parse(args: Vec<OsString>) -> Result<Line, CliError> {
+pub(in crate::command) fn parse(args: Vec<OsString>) -> Result<Line, CliError> {
     let mut options = Options {
         agent: String::new(),
         message: None,
         timeout_s: Some(TIMEOUT_S),
+        timed: false,
         mode: None,
         no_wrap: false,
         output: None,
@@ -100,7 +104,10 @@ pub(super) fn parse(args: Vec<OsString>) -> Result<Line, CliError> {
         match name {
             "-h" | "--help" => return Ok(Line::Help),
             "--" => only_words = true,
-            "-t" | "--timeout" => options.timeout_s = timeout(name, value.or_else(|| args.next()))?,
+            "-t" | "--timeout" => {
+                options.timeout_s = timeout(name, value.or_else(|| args.next()))?;
+                options.timed = true;
+            }
             "--output" => options.output = Some(file(value.or_else(|| args.next()))?),
             "--wait" | "--foreground" => set_mode(&mut options.mode, Mode::Wait)?,
             "--async" | "--background" | "--notify" => set_mode(&mut options.mode, Mode::Async)?,
@@ -191,6 +198,7 @@ mod tests {
             agent: "codex".into(),
             message: Some("x".into()),
             timeout_s: Some(1.5),
+            timed: true,
             mode: Some(Mode::Async),
             no_wrap: true,
             output: Some("f".into()),

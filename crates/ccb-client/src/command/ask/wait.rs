@@ -5,7 +5,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::time::{Duration, Instant};
 
 use ccb_core::id::RequestId;
-use ccb_core::wire::{Ack, Ask, Progress, RequestView, Wait};
+use ccb_core::wire::{Accepted, Ack, Ask, Progress, RequestView, Retry, Wait};
 
 use super::options::Options;
 use crate::command::pend::verdict;
@@ -22,12 +22,49 @@ const GRACE: Duration = Duration::from_secs(30);
 /// How long askd may be unable to start again before a waiting caller is told.
 const TROUBLE_LIMIT: Duration = Duration::from_secs(30);
 
+/// What makes a request.
+pub(in crate::command) enum Submission {
+    /// A message.
+    Ask(Ask),
+    /// A request that is over, asked again.
+    Retry(Retry),
+}
+
+impl Submission {
+    fn id(&self) -> &RequestId {
+        match self {
+            Self::Ask(Ask { id, .. }) | Self::Retry(Retry { id, .. }) => id,
+        }
+    }
+
+    fn timeout_s(&self) -> Option<f64> {
+        match self {
+            Self::Ask(Ask { timeout_s, .. }) | Self::Retry(Retry { timeout_s, .. }) => *timeout_s,
+        }
+    }
+
+    /// Returns what it is called as long as nothing is known of it.
+    fn name(&self) -> String {
+        match self {
+            Self::Ask(ask) => ask.agent.clone(),
+            Self::Retry(retry) => format!("{} again", retry.of),
+        }
+    }
+
+    fn call_on(&self, connection: &mut Connection, patience: Patience<'_>) -> Result<Accepted, CallError> {
+        match self {
+            Self::Ask(ask) => connection.call_within(ask, patience),
+            Self::Retry(retry) => connection.call_within(retry, patience),
+        }
+    }
+}
+
 /// The wait for one request.
 pub(in crate::command) struct Vigil<'a> {
     askd: &'a Askd,
     id: RequestId,
     /// The request, where it is not known to be accepted yet.
-    ask: Option<Ask>,
+    submission: Option<Submission>,
     accepted: bool,
     patience: Patience<'a>,
     line: StatusLine,
@@ -44,9 +81,13 @@ pub(in crate::command) enum Ended {
     Failed(CliError),
 }
 
+/// Who is told of a request's progress.
+pub(super) type Relay = Box<dyn Fn(&str) + Send>;
+
 /// A line on the terminal that shows state and time, and leaves nothing behind.
-struct StatusLine {
+pub(super) struct StatusLine {
     shown: bool,
+    relay: Option<Relay>,
     name: String,
     began: Instant,
     state: String,
@@ -54,14 +95,18 @@ struct StatusLine {
 }
 
 /// Asks, waits, prints the answer, and says that it was printed.
-pub(super) fn run(askd: &Askd, connection: Connection, ask: Ask, options: &Options) -> Result<u8, CliError> {
+pub(super) fn run(
+    askd: &Askd,
+    connection: Connection,
+    submission: Submission,
+    options: &Options,
+) -> Result<u8, CliError> {
     let interrupt = Interrupt::catch().map_err(|error| CliError::new(format!("cannot watch for Ctrl-C: {error}")))?;
-    let limit = ask.timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
-    let until = limit.and_then(|limit| Instant::now().checked_add(limit)?.checked_add(GRACE));
-    let patience = Patience { until, interrupt: Some(&interrupt) };
-    let line = StatusLine::new(&ask.agent);
-    let id = ask.id.clone();
-    let mut vigil = Vigil { askd, id: id.clone(), ask: Some(ask), accepted: false, patience, line };
+    let patience = Patience { until: end_of_wait(submission.timeout_s()), interrupt: Some(&interrupt) };
+    let line = StatusLine::new(&submission.name());
+    let id = submission.id().clone();
+    let submission = Some(submission);
+    let mut vigil = Vigil { askd, id: id.clone(), submission, accepted: false, patience, line };
     let (request, mut connection) = vigil.keep(Some(connection)).map_err(|ended| vigil.explain(ended))?;
     drop(vigil);
     let reply = display::reply(&request);
@@ -85,6 +130,12 @@ pub(super) fn run(askd: &Askd, connection: Connection, ask: Ask, options: &Optio
     }
 }
 
+/// Returns when a wait for a request of that many seconds is over, whatever askd says.
+pub(super) fn end_of_wait(timeout_s: Option<f64>) -> Option<Instant> {
+    let limit = timeout_s.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    limit.and_then(|limit| Instant::now().checked_add(limit)?.checked_add(GRACE))
+}
+
 /// Says that the reply was printed. If askd cannot be told, it keeps the reply, or sends it once more as a
 /// notice: too much rather than too little.
 pub(in crate::command) fn acknowledge(askd: &Askd, connection: &mut Connection, id: RequestId) {
@@ -97,9 +148,14 @@ pub(in crate::command) fn acknowledge(askd: &Askd, connection: &mut Connection, 
 impl<'a> Vigil<'a> {
     /// Returns a wait that shows nothing, for a request that was accepted.
     pub(in crate::command) fn silent(askd: &'a Askd, id: RequestId, patience: Patience<'a>) -> Self {
-        let mut line = StatusLine::new("");
-        line.shown = false;
-        Self { askd, id, ask: None, accepted: true, patience, line }
+        let line = StatusLine::hidden("", None);
+        Self { askd, id, submission: None, accepted: true, patience, line }
+    }
+
+    /// Returns one that makes its request first, and tells its progress to `relay` instead of showing it.
+    pub(super) fn relaying(askd: &'a Askd, ask: Ask, patience: Patience<'a>, relay: Relay) -> Self {
+        let line = StatusLine::hidden(&ask.agent, Some(relay));
+        Self { askd, id: ask.id.clone(), submission: Some(Submission::Ask(ask)), accepted: false, patience, line }
     }
 
     /// Waits until the request is over.
@@ -121,10 +177,15 @@ impl<'a> Vigil<'a> {
 
     /// Asks and waits on one connection.
     fn round(&mut self, connection: &mut Connection) -> Result<RequestView, Round> {
-        if let Some(ask) = &self.ask {
-            let accepted = connection.call_within(ask, self.patience.at_most(CALL_LIMIT));
+        if let Some(submission) = &self.submission {
+            let accepted = submission.call_on(connection, self.patience.at_most(CALL_LIMIT));
             let accepted = accepted.map_err(|error| self.failed(error))?;
-            self.accepted = true;
+            if !std::mem::replace(&mut self.accepted, true)
+                && let Some(text) = &accepted.note
+            {
+                self.line.clear();
+                note(text);
+            }
             self.line.name = display::agent_name(accepted.agent.as_str(), &accepted.provider);
             self.line.tell(&accepted.state, &accepted.why);
         }
@@ -183,7 +244,7 @@ impl<'a> Vigil<'a> {
     }
 
     /// Returns the end of a wait as a user at a terminal sees it.
-    fn explain(&self, ended: Ended) -> CliError {
+    pub(super) fn explain(&self, ended: Ended) -> CliError {
         match ended {
             Ended::Interrupted => self.interrupted(),
             Ended::Overdue => self.overdue(),
@@ -226,19 +287,32 @@ enum Round {
 }
 
 impl StatusLine {
-    fn new(agent: &str) -> Self {
+    pub(super) fn new(agent: &str) -> Self {
+        let mut line = Self::hidden(agent, None);
+        line.shown = std::io::stderr().is_terminal();
+        line
+    }
+
+    fn hidden(agent: &str, relay: Option<Relay>) -> Self {
         let now = Instant::now();
-        let shown = std::io::stderr().is_terminal();
-        Self { shown, name: agent.to_owned(), began: now, state: String::new(), next: now }
+        Self { shown: false, relay, name: agent.to_owned(), began: now, state: String::new(), next: now }
     }
 
     fn tell(&mut self, state: &str, why: &str) {
         let why = if why.is_empty() { String::new() } else { format!(" ({})", display::safe(why)) };
-        self.state = display::line(&format!("{state}{why}"), 200);
+        self.say(display::line(&format!("{state}{why}"), 200));
+    }
+
+    /// Shows this.
+    pub(super) fn say(&mut self, state: String) {
+        self.state = state;
+        if let Some(relay) = &self.relay {
+            relay(&self.state);
+        }
         self.draw();
     }
 
-    fn draw(&mut self) {
+    pub(super) fn draw(&mut self) {
         self.next = Instant::now() + Duration::from_secs(1);
         if !self.shown {
             return;
@@ -249,17 +323,22 @@ impl StatusLine {
         let _ = write!(std::io::stderr(), "\r\x1b[K{text}");
     }
 
+    /// Takes it away until it is drawn again.
+    pub(super) fn clear(&self) {
+        if self.shown {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+
     /// Returns `patience`, cut at the moment of the next redrawing; a line that is not shown wakes nobody.
-    fn until_next<'a>(&self, patience: Patience<'a>) -> Patience<'a> {
+    pub(super) fn until_next<'a>(&self, patience: Patience<'a>) -> Patience<'a> {
         if self.shown { patience.at_most(self.next.saturating_duration_since(Instant::now())) } else { patience }
     }
 }
 
 impl Drop for StatusLine {
     fn drop(&mut self) {
-        if self.shown {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
+        self.clear();
     }
 }
 
@@ -279,7 +358,7 @@ mod tests {
     use ccb_core::outcome::{EndedBy, Outcome};
     use ccb_core::request::{Kind, Settlement};
     use ccb_core::time::Time;
-    use ccb_core::wire::{Accepted, Line};
+    use ccb_core::wire::Line;
     use serde_json::{Value, to_value};
 
     fn ask() -> Ask {
@@ -309,6 +388,8 @@ mod tests {
             agent: AgentName::new("codex").unwrap(),
             asker: "manual".into(),
             parent: None,
+            retry_of: None,
+            retries: Vec::new(),
             kind: Kind::Ask,
             summary: "hi".into(),
             state: "settled".into(),
@@ -332,6 +413,7 @@ mod tests {
                 repeated: false,
                 state: "queued".into(),
                 why: String::new(),
+                note: None,
             })
             .unwrap(),
             _ => to_value(settled()).unwrap(),
@@ -353,7 +435,14 @@ mod tests {
         });
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
-        let mut vigil = Vigil { askd: &world.askd, id: ask().id, ask: Some(ask()), accepted: false, patience, line };
+        let mut vigil = Vigil {
+            askd: &world.askd,
+            id: ask().id,
+            submission: Some(Submission::Ask(ask())),
+            accepted: false,
+            patience,
+            line,
+        };
         let (request, connection) = vigil.keep(None).unwrap();
         assert_eq!(request, settled());
         drop((connection, vigil));
@@ -372,7 +461,14 @@ mod tests {
         });
         let patience = Patience::of(Duration::from_secs(20));
         let line = StatusLine::new("codex");
-        let mut vigil = Vigil { askd: &world.askd, id: ask().id, ask: Some(ask()), accepted: false, patience, line };
+        let mut vigil = Vigil {
+            askd: &world.askd,
+            id: ask().id,
+            submission: Some(Submission::Ask(ask())),
+            accepted: false,
+            patience,
+            line,
+        };
         let ended = vigil.keep(None).unwrap_err();
         assert_eq!(vigil.explain(ended).message, "no agent `codex`");
     }

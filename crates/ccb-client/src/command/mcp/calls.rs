@@ -163,6 +163,10 @@ impl Desk {
     fn ask(&self, arguments: AskArguments, interrupt: &Interrupt) -> Result<Told, CliError> {
         let wait = wait_time(arguments.wait_s)?;
         let askd = self.askd()?;
+        if several(&arguments.agent) {
+            return Err(CliError::new(format!("`agent` names one agent, and `{}` is several", arguments.agent))
+                .hint("call `ask` once for each (`agents` lists them), with wait_s 0; nothing was asked"));
+        }
         let ask = Ask {
             id: clock::request_id(),
             agent: arguments.agent,
@@ -248,6 +252,11 @@ impl Desk {
     }
 }
 
+/// Returns whether a word means several agents.
+fn several(word: &str) -> bool {
+    word.contains(',') || word.eq_ignore_ascii_case("all")
+}
+
 /// Waits for the end of a request that was accepted.
 fn keep(
     askd: &Askd,
@@ -312,6 +321,8 @@ mod tests {
         });
         RequestView {
             parent: None,
+            retry_of: None,
+            retries: Vec::new(),
             id: RequestId::new("20261122-205301-123-4711-1").unwrap(),
             agent: AgentName::new("codex").unwrap(),
             asker: asker.into(),

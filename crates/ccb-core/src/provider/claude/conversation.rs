@@ -26,6 +26,8 @@ pub struct Conversation {
     seen: HashMap<String, Seen>,
     bound: Option<Bound>,
     rejected: Option<Rejection>,
+    /// Whether what was written before the delivery is read, too.
+    reads_all: bool,
     count: usize,
 }
 
@@ -44,6 +46,7 @@ struct Part {
     message: String,
     text: String,
     last: bool,
+    cut: bool,
 }
 
 /// How a turn ended, by its own record.
@@ -93,15 +96,21 @@ impl Conversation {
             seen: HashMap::new(),
             bound: None,
             rejected: None,
+            reads_all: false,
             count: 0,
         }
+    }
+
+    /// The whole transcript is read for it: a refusal without words may be of anything that was ever sent.
+    pub fn reads_all(&mut self) {
+        self.reads_all = true;
     }
 
     /// Takes the next line.
     pub fn take(&mut self, line: &str) {
         let Some(record) = super::record(line) else { return };
         if let Says::Rejected { reason, text } = &record.says
-            && text.as_ref().is_none_or(|text| self.fit(text) != Fit::Foreign)
+            && text.as_ref().map_or(!self.reads_all, |text| self.fit(text) != Fit::Foreign)
         {
             self.rejected = Some(Rejection { record: record.uuid.clone(), reason: reason.clone() });
         }
@@ -127,15 +136,16 @@ impl Conversation {
         match says {
             Says::Prompt { text, by_task } => self.prompt(turn, &text, by_task),
             Says::Absorbed { text, by_task: false } => self.absorbed(turn, &text),
-            Says::Said { message, text, last } => {
+            Says::Said { message, text, last, cut } => {
                 // What is said after an end was said because a hook let the turn go on.
                 seen.end = None;
-                seen.said.push(Part { number, message, text, last });
+                seen.said.push(Part { number, message, text, last, cut });
             }
             Says::Failed { reason, message } => seen.end = Some(Mark::Failed(reason, message)),
             Says::Interrupted => seen.end = Some(Mark::Interrupted),
             Says::Completed { pending } => {
-                seen.end = Some(Mark::Completed);
+                // How long it took is told of a turn that failed, too (2.1.288).
+                seen.end.get_or_insert(Mark::Completed);
                 seen.pending = pending;
             }
             Says::Absorbed { by_task: true, .. } | Says::Rejected { .. } | Says::Link => {}
@@ -231,7 +241,12 @@ impl Conversation {
     /// Returns how the delivery's turn has ended, given that it has. Without a mark it was stopped, unless a whole
     /// message had been said.
     pub fn end(&self) -> TurnEnd {
+        let cut = self.parts().last().is_some_and(|part| part.cut);
         match self.mark() {
+            Some(Mark::Completed) if cut => {
+                let message = "the limit of output has cut its answer off".to_owned();
+                TurnEnd::Failed { reason: Failure::Provider, message, partial: self.partial() }
+            }
             Some(Mark::Completed) => TurnEnd::Completed { reply: self.reply() },
             Some(Mark::Failed(reason, message)) => {
                 TurnEnd::Failed { reason: *reason, message: message.clone(), partial: self.partial() }
@@ -266,7 +281,19 @@ impl Conversation {
     }
 }
 
+/// Returns a whole message, after those that it goes on with as they were cut off: these are one text.
 fn whole(parts: &[&Part], message: &str) -> String {
+    let at = parts.iter().position(|part| part.message == message).unwrap_or_default();
+    let before = parts[..at].iter().rev().take_while(|part| part.cut).map(|part| part.text.as_str());
+    let text = before.collect::<Vec<_>>().into_iter().rev().collect::<String>() + &text_of(parts, message);
+    text.trim().to_owned()
+}
+
+/// Returns all blocks of a message, however many lines they came in.
+fn text_of(parts: &[&Part], message: &str) -> String {
+    if let [part] = parts.iter().filter(|part| part.message == message).collect::<Vec<_>>()[..] {
+        return part.text.clone();
+    }
     let texts = parts.iter().filter(|part| part.message == message).map(|part| part.text.trim());
     texts.filter(|text| !text.is_empty()).collect::<Vec<_>>().join("\n\n")
 }
@@ -315,6 +342,25 @@ mod tests {
     fn said(uuid: &str, parent: &str, message: &str, text: &str) -> Value {
         let content = json!([{"type": "text", "text": text}]);
         json!({"type": "assistant", "uuid": uuid, "parentUuid": parent, "message": {"id": message, "content": content}})
+    }
+    fn stopped(mut line: Value, why: &str) -> Value {
+        line["message"]["stop_reason"] = json!(why);
+        line
+    }
+    #[test]
+    fn what_the_limit_cuts_off_is_no_whole_answer_and_what_goes_on_is_one_text_with_it() {
+        let cut = |uuid, parent, message, text| stopped(said(uuid, parent, message, text), "max_tokens");
+        let mut lines =
+            vec![prompt("a", "t1", OURS), cut("b", "a", "m1", "one sen"), cut("c", "b", "m2", "tence and ")];
+        let short = conversation(&lines);
+        assert!(!short.is_whole());
+        assert_eq!(short.end(), TurnEnd::Interrupted { partial: "one sentence and".into() });
+        let ended = conversation(&[&lines[..], &[completed("d", "c")]].concat());
+        assert!(
+            matches!(ended.end(), TurnEnd::Failed { reason: Failure::Provider, partial, .. } if partial == "one sentence and")
+        );
+        lines.extend([stopped(said("d", "c", "m3", "another"), "end_turn"), completed("e", "d")]);
+        assert_eq!(conversation(&lines).end(), TurnEnd::Completed { reply: "one sentence and another".into() });
     }
     fn completed(uuid: &str, parent: &str) -> Value {
         json!({"type": "system", "subtype": "turn_duration", "uuid": uuid, "parentUuid": parent})
@@ -401,6 +447,18 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_that_failed_stays_so_though_its_time_is_told() {
+        let error = json!({"type": "assistant", "uuid": "a", "parentUuid": "u", "isApiErrorMessage": true,
+            "error": "rate_limit", "message": {"id": "m", "content": [{"type": "text", "text": "API Error: 429"}]}});
+        let mut lines = vec![prompt("u", "t", OURS), error, completed("b", "a")];
+        let failed =
+            TurnEnd::Failed { reason: Failure::RateLimit, message: "API Error: 429".into(), partial: String::new() };
+        assert_eq!(conversation(&lines).end(), failed);
+        lines.insert(2, said("c", "a", "m2", "after all"));
+        assert_eq!(conversation(&lines).end(), reply("after all"));
+    }
+
+    #[test]
     fn a_rejection_is_no_turn() {
         let line = |content: &str, kind: &str| {
             let ending = json!({"ending": {"kind": kind, "reason": "no"}});
@@ -416,6 +474,13 @@ mod tests {
         }
         let foreign = conversation(&[line(&told.replace("r1", "r2"), "blocked_by_hook")]);
         assert_eq!(foreign.rejection(), None);
+        // Without its words, one that was written before the delivery may be of anything.
+        let mut anew = Conversation::new(RequestId::new("r1").unwrap(), Some(OURS));
+        anew.reads_all();
+        anew.take(&line("UserPromptSubmit operation blocked by hook:\nno", "blocked_by_hook").to_string());
+        assert_eq!(anew.rejection(), None);
+        anew.take(&line(&told, "blocked_by_hook").to_string());
+        assert!(anew.rejection().is_some());
         let stopped = conversation(&[prompt("u", "t", OURS), line("", "stopped_by_hook")]);
         assert!(matches!(stopped.mark(), Some(Mark::Failed(Failure::Provider, _))), "{stopped:?}");
     }

@@ -21,6 +21,8 @@ pub(super) struct Records {
     /// Where a hook has said that a session's transcript is.
     told: Option<(String, PathBuf)>,
     transcript: Option<Transcript>,
+    /// The one of the session before, while a delivery is at the agent.
+    former: Option<Transcript>,
     following: Option<Watch>,
     /// Whether a delivery is at the agent.
     reading: bool,
@@ -37,6 +39,7 @@ impl Records {
             registry: None,
             told: None,
             transcript: None,
+            former: None,
             following: None,
             reading: false,
         }
@@ -73,6 +76,7 @@ impl Records {
     pub(super) fn rest(&mut self) {
         self.reading = false;
         self.following = None;
+        self.former = None;
     }
 
     /// Waits until something has happened to the records.
@@ -116,7 +120,8 @@ impl Records {
         if let Some(session) = session.filter(|session| *session != self.session) {
             self.news(&mut take);
             self.session = session;
-            self.transcript = None;
+            // Its last lines may still be on their way.
+            self.former = self.transcript.take();
             self.following = None;
         }
         self.locate();
@@ -136,6 +141,9 @@ impl Records {
     fn news(&mut self, take: &mut impl FnMut(&str)) {
         if !self.reading {
             return;
+        }
+        if let Some(former) = &mut self.former {
+            former.lines().iter().for_each(|line| take(line));
         }
         if let Some(transcript) = &mut self.transcript {
             self.following.get_or_insert_with(|| Watch::on(transcript.path()));
