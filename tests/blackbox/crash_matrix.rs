@@ -169,7 +169,7 @@ impl Ground {
             }
             Process::Runner => vec![env.process(&format!("/ccb run {agent}"))],
             Process::Viewer => vec![env.process(&format!("/ccb view {agent}"))],
-            Process::Agent => vec![env.process(&format!("stub-agent --name {agent}"))],
+            Process::Agent => vec![env.process(&program_of(agent))],
             Process::Tmux => {
                 let pid = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
                 vec![pid.trim().parse().expect("a process id")]
@@ -235,6 +235,7 @@ impl Ground {
         let (word, gate) = self.task(process, rung);
         let message = format!("RUN: until [ -e '{}' ]; do sleep 0.02; done; echo {word}", gate.display());
         let doomed = self.doom(process, rung);
+        let agent = env.process(&program_of(rung));
         let begins_held = !edge.is_late();
         if begins_held {
             self.hold.arm();
@@ -250,6 +251,10 @@ impl Ground {
             self.hold_at_the_end(&id, pid, &gate);
         }
         self.kill(&doomed, &mut client);
+        if process.takes_agent() {
+            // What has it in its hands must not answer before it is gone with its pane.
+            env.until_gone(agent);
+        }
         if !(edge == Edge::Working && process.takes_agent()) {
             open(&gate);
         }
@@ -367,6 +372,11 @@ fn mount(env: &TestEnv, rungs: &[&str]) {
     for rung in rungs {
         let _why = env.until_state(rung, "idle");
     }
+}
+
+/// What is in the command line of an agent's program alone.
+fn program_of(agent: &str) -> String {
+    format!("stub-agent --name {agent}")
 }
 
 /// Lets an agent answer.

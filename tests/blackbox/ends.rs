@@ -308,6 +308,29 @@ fn a_long_turn_that_its_records_show_only_at_its_end_is_waited_for() {
 }
 
 #[test]
+fn a_paste_that_its_program_loses_is_made_again() {
+    let env = TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--lose-pastes", "1"])]));
+    let request = env.ask_json("stub", "ECHO: after all");
+    assert_eq!(ended(&request), ("after all", "marker"));
+    let id = request["id"].as_str().unwrap();
+    let explained = env.explain(id);
+    let facts = evidence(&explained);
+    assert!(facts.iter().any(|fact| fact.contains("not taken: its program has read the paste")), "{facts:?}");
+    assert_eq!((env.events_of("stub", "paste_lost").len(), env.received("stub", id)), (1, 1));
+    assert_eq!(env.pressed("stub"), "\\x0d");
+}
+
+#[test]
+fn a_program_that_loses_every_paste_is_told_of() {
+    let stub = Stub::new("stub").with(&["--lose-pastes", "5"]);
+    let env = TestEnv::start(Setup::of(vec![stub]).with("CCB_PROOF_GRACE_S", "0.2"));
+    let request = env.ask_json("stub", "ECHO: never");
+    assert_eq!(outcome(&request, "failed"), "never-consumed");
+    assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
+    assert_eq!(env.pressed("stub"), "\\x0d", "no Enter without its text");
+}
+
+#[test]
 fn an_enter_that_is_lost_is_pressed_again_only_into_our_own_text() {
     let env = TestEnv::start(Setup::of(vec![Stub::new("stub").with(&["--lose-enters", "2"])]));
     let request = env.ask_json("stub", "ECHO: after all");

@@ -581,6 +581,12 @@ impl TestEnv {
     #[track_caller]
     pub(crate) fn kill(&self, pid: u32) {
         signal(pid, Signal::KILL);
+        self.until_gone(pid);
+    }
+
+    /// Waits until a process is gone.
+    #[track_caller]
+    pub(crate) fn until_gone(&self, pid: u32) {
         until(&format!("process {pid} is gone"), || {
             self.processes().iter().all(|(other, _)| *other != pid).then_some(())
         });

@@ -85,6 +85,11 @@ pub enum Delivery {
         /// Why.
         why: String,
     },
+    /// The text was pasted, Enter was not pressed, and the composer is empty.
+    Missing {
+        /// What was seen.
+        why: String,
+    },
     /// The text was pasted and Enter was pressed. Whether it was taken is proved elsewhere.
     Submitted {
         /// How, in words for the evidence.
@@ -182,6 +187,13 @@ pub async fn glance(target: &Target) -> Option<(Sight, bool)> {
     Some((look.read(&capture), look.at_work(&capture)))
 }
 
+/// Returns whether a paste that is missing is lost: the program has read all that its terminal holds, works at nothing,
+/// and shows an empty composer.
+pub async fn is_lost(target: &Target) -> bool {
+    let has_read_all = target.agent.as_ref().is_some_and(Identity::has_read_all);
+    has_read_all && matches!(glance(target).await, Some((sight, false)) if is_empty(&sight))
+}
+
 /// Returns what keeps keys from the pinned pane now, if something does.
 pub async fn held_back(target: &Target) -> Option<String> {
     let free = async {
@@ -261,12 +273,12 @@ async fn submit(target: &Target, look: Look, text: &str, gate: &Gate<'_>) -> Res
     let mut shown = (look.settles() == Duration::ZERO).then(Instant::now);
     let mut pause = Duration::from_millis(2);
     loop {
-        let (why, dialog) = match see(target, look).await {
+        let (why, other) = match see(target, look).await {
             Ok((pane, sight)) => match ours(look, &sight, text) {
                 // One that makes a new line of an Enter soon after a paste is given its time.
                 Ok(()) if shown.is_none_or(|shown| shown.elapsed() < look.settles()) => {
                     shown.get_or_insert_with(Instant::now);
-                    ("our text has only just appeared in its composer".to_owned(), false)
+                    ("our text has only just appeared in its composer".to_owned(), None)
                 }
                 Ok(()) => {
                     gate(Edge::Enter).map_err(|why| Delivery::Stuck { why })?;
@@ -276,22 +288,28 @@ async fn submit(target: &Target, look: Look, text: &str, gate: &Gate<'_>) -> Res
                             failpoint::hit("paste.entered").await;
                             return Ok("pasted; Enter when the composer showed it alone");
                         }
-                        Pressed::Refused { why } => (why, false),
+                        Pressed::Refused { why } => (why, None),
                         Pressed::Unknown { why } => return Err(Delivery::Unknown { why }),
                     }
                 }
-                Err(why) => (why, matches!(sight, Sight::Dialog(_))),
+                Err(why) => (why, Some(sight)),
             },
-            Err(block) if block.wait => (block.why, false),
+            Err(block) if block.wait => (block.why, None),
             Err(block) => return Err(Delivery::Stuck { why: block.why }),
         };
+        let dialog = matches!(other, Some(Sight::Dialog(_)));
         dialogs = if dialog { dialogs + 1 } else { 0 };
         if dialogs > 1 || Instant::now() >= deadline {
-            return Err(Delivery::Stuck { why });
+            let missing = other.is_some_and(|sight| is_empty(&sight));
+            return Err(if missing { Delivery::Missing { why } } else { Delivery::Stuck { why } });
         }
         sleep(if dialog { REREAD } else { pause }).await;
         pause = (pause * 2).min(REREAD);
     }
+}
+
+fn is_empty(sight: &Sight) -> bool {
+    matches!(sight, Sight::Composer { text, .. } if text.is_empty())
 }
 
 /// Waits out half-drawn frames until the composer is empty with the cursor in it; returns the cursor.

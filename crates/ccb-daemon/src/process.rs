@@ -229,6 +229,12 @@ impl Identity {
         modes.is_ok_and(|modes| !modes.local_modes.contains(rustix::termios::LocalModes::ICANON))
     }
 
+    /// Returns whether nothing is left unread in the terminal on its standard input; false where that cannot be told.
+    pub fn has_read_all(&self) -> bool {
+        let Ok(terminal) = std::fs::File::open(format!("/proc/{}/fd/0", self.pid)) else { return false };
+        rustix::io::ioctl_fionread(&terminal).is_ok_and(|unread| unread == 0)
+    }
+
     /// Returns whether it is a program of this name (as the kernel shortens it); where that cannot be told, it may be.
     pub(crate) fn is_named(&self, name: &str) -> bool {
         system::name(self.pid).is_none_or(|its| its == name.as_bytes())

@@ -12,7 +12,7 @@ use ccb_core::home::Home;
 use ccb_core::id::RequestId;
 use ccb_core::screen::{Look, Sight};
 use ccb_daemon::paste::{
-    Delivery, Edge, Offer, Pressed, Target, composer_state, deliver, interrupt, purge, retry_enter,
+    Delivery, Edge, Offer, Pressed, Target, composer_state, deliver, interrupt, is_lost, purge, retry_enter,
 };
 use ccb_daemon::process::{Identity, Signal, children};
 use ccb_daemon::tmux::{Error, Key, Obstacle, Pane, Pins, Server, Side};
@@ -153,7 +153,7 @@ fn pasted(text: &str, then: &str) -> Vec<u8> {
 fn not_handed_over(delivery: &Delivery) -> (&str, bool) {
     match delivery {
         Delivery::NotHandedOver { why, wait } => (why, *wait),
-        Delivery::Stuck { .. } | Delivery::Submitted { .. } | Delivery::Unknown { .. } => panic!("{delivery:?}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -385,16 +385,38 @@ async fn a_screen_that_is_not_an_empty_composer_gets_nothing() {
 
 #[tokio::test]
 async fn no_enter_when_the_paste_shows_anything_but_our_text() {
+    let stuck = |why: &str| Delivery::Stuck { why: why.to_owned() };
+    let missing = |why: &str| Delivery::Missing { why: why.to_owned() };
     for (then, expected) in [
-        (composer(OURS, "Allow this? [y/N]"), "a dialog is open: [y/N]"),
-        ("\\033[2J\\033[Hdelete all? ".to_owned(), "its screen is not understood"),
-        (composer(&format!("x{OURS}"), "idle"), "its composer holds something else than our text alone"),
-        (composer("", "idle"), "our text has not appeared in its composer"),
+        (composer(OURS, "Allow this? [y/N]"), stuck("a dialog is open: [y/N]")),
+        (composer(&format!("x{OURS}"), "idle"), stuck("its composer holds something else than our text alone")),
+        ("\\033[2J\\033[Hdelete all? ".to_owned(), stuck("its screen is not understood")),
+        (composer("", "idle"), missing("our text has not appeared in its composer")),
     ] {
         let lab = Lab::new();
         let target = lab.drawn(&composer("", "idle"), &then).await;
-        assert_eq!(lab.deliver(&target, TEXT).await, Delivery::Stuck { why: expected.to_owned() });
+        assert_eq!(lab.deliver(&target, TEXT).await, expected);
         lab.ends_with(&target, &pasted(TEXT, "")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_paste_is_lost_only_if_the_program_has_read_it() {
+    for (program, lost) in
+        [(DRAWN, true), ("stty raw -echo; printf '\\033[?2004h'; printf \"$1\"; exec sleep 1000", false)]
+    {
+        let lab = Lab::new();
+        let screen = composer("", "idle");
+        let pane = lab.start(&["sh", "-c", program, "sh", &screen, &screen, &lab.keys()]).await;
+        lab.shows(&pane, "idle").await;
+        let agent = Some(pane.pins.process.clone());
+        let target = Target { server: lab.server.clone(), pins: pane.pins, agent, look: Some(Look::Boxed) };
+        assert!(matches!(lab.deliver(&target, TEXT).await, Delivery::Missing { .. }));
+        if lost {
+            until("it has read the paste", async || is_lost(&target).await).await;
+        } else {
+            assert!(!is_lost(&target).await);
+        }
     }
 }
 

@@ -204,6 +204,10 @@ impl Agent {
             Input::NewLine => self.composer.push("\n"),
             Input::Backspace => self.composer.backspace(),
             Input::Erase => self.composer.clear(),
+            Input::Paste(_) if self.options.lose_pastes > 0 => {
+                self.options.lose_pastes -= 1;
+                self.events.record("paste_lost", &json!({}))?;
+            }
             Input::Paste(text) => {
                 self.composer.paste(text);
                 if self.options.dialog_on_paste {

@@ -22,6 +22,7 @@ Usage: stub-agent [OPTIONS] [-- IGNORED...]
   --ui drawn|plain    a drawn interface (default), or one line per event
   --draft TEXT        what a human has already typed into the composer
   --dialog-on-paste   each paste opens a dialog over the composer; Enter in it is the event dialog_enter
+  --lose-pastes N     the first N pastes are lost, each with the event paste_lost
   --lose-enters N     the first N Enters at a composer with text are lost, each with the event enter_lost
   --keys FILE         one JSON line for everything read from the terminal
   -h, --help          this text
@@ -124,6 +125,8 @@ pub(crate) struct Options {
     pub(crate) dialog_on_paste: bool,
     /// `--lose-enters`
     pub(crate) lose_enters: u32,
+    /// `--lose-pastes`
+    pub(crate) lose_pastes: u32,
     /// What followed `--`.
     pub(crate) ignored: Vec<String>,
 }
@@ -152,6 +155,7 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed, St
         draft: String::new(),
         dialog_on_paste: false,
         lose_enters: 0,
+        lose_pastes: 0,
         ignored: Vec::new(),
     };
     let mut args = args.into_iter();
@@ -173,6 +177,10 @@ pub(crate) fn parse(args: impl IntoIterator<Item = String>) -> Result<Parsed, St
             "--ready-delay" => options.ready_delay = seconds(&value()?)?,
             "--draft" => options.draft = value()?,
             "--dialog-on-paste" => options.dialog_on_paste = true,
+            "--lose-pastes" => {
+                let count = value()?;
+                options.lose_pastes = count.parse().map_err(|_| format!("'{count}' is not a number of pastes"))?;
+            }
             "--lose-enters" => {
                 let count = value()?;
                 options.lose_enters = count.parse().map_err(|_| format!("'{count}' is not a number of Enters"))?;

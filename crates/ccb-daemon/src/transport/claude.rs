@@ -547,7 +547,7 @@ impl Claude {
         let Some(at) = &mut self.at else { return };
         match handed {
             Handed::Over => at.lost = Some(Instant::now() + LOST),
-            Handed::Stuck => at.stuck = true,
+            Handed::Stuck | Handed::Missing => at.stuck = true,
             Handed::Unknown => {}
             Handed::Back => self.forget(),
         }

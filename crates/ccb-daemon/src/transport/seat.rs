@@ -55,6 +55,8 @@ pub(crate) enum Handed {
     Over,
     /// It was pasted, and is in the composer.
     Stuck,
+    /// It was pasted, Enter was not pressed, and the composer is empty.
+    Missing,
     /// Nobody can tell.
     Unknown,
     /// Nothing of it left us.
@@ -282,6 +284,12 @@ impl Seat {
                 line.engine.tell(Input::Doubt { id, attempt, why, last: false });
                 self.check_soon();
                 Handed::Stuck
+            }
+            Delivery::Missing { why } => {
+                line.presence(Presence::Waiting { why: format!("a text was pasted into its pane, and {why}") });
+                line.engine.tell(Input::Doubt { id, attempt, why, last: false });
+                self.check_soon();
+                Handed::Missing
             }
             Delivery::Unknown { why } => {
                 line.engine.tell(Input::Doubt { id, attempt, why, last: false });

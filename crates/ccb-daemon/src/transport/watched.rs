@@ -200,8 +200,10 @@ struct At {
     lost: Option<Instant>,
     /// The turn that an earlier askd has seen it in, while the records do not have it; and when it is over by that.
     gone: Option<(Instant, String)>,
-    /// How often Enter was pressed again.
+    /// How often Enter was pressed again, or a text that is missing was looked for.
     again: u32,
+    /// Whether it was pasted without an Enter, and its composer has been empty at each look since.
+    missing: bool,
 }
 
 impl Watched {
@@ -292,11 +294,12 @@ impl Watched {
         self.follow_from_here(offer.id.clone(), offer.attempt, offer.kind.clone());
         match self.seat.deliver(line, &offer, &text, &|_| self.driven.records.gate()).await {
             Handed::Back => self.at = None,
-            handed @ (Handed::Over | Handed::Stuck) => {
-                let again = |look: Look| handed == Handed::Over || look.loses_enter();
+            handed @ (Handed::Over | Handed::Stuck | Handed::Missing) => {
+                let again = |look: Look| handed != Handed::Stuck || look.loses_enter();
                 if let Some(at) = self.at.as_mut().filter(|_| self.driven.look.is_some_and(again)) {
                     at.lost = Some(Instant::now() + LOST);
                     at.text = Some(text);
+                    at.missing = handed == Handed::Missing;
                 }
             }
             Handed::Unknown => {}
@@ -319,6 +322,7 @@ impl Watched {
             lost: None,
             gone: None,
             again: 0,
+            missing: false,
         });
         self.attend();
         self.driven.records.skip();
@@ -451,15 +455,24 @@ impl Watched {
     }
 
     /// Enter was pressed, or held back, and nothing has come of it: if our text is still alone in the composer, and is
-    /// still wanted, it is pressed again.
+    /// still wanted, it is pressed again. A text that is not there is lost if it does not come.
     async fn enter_was_lost(&mut self, line: &mut Line) {
         self.read(line);
         let Some(at) = &mut self.at else { return };
         at.lost = None;
-        let unseen = at.delivery.turn().is_none() && !self.held && at.again < AGAIN;
-        let Some(text) = at.text.clone().filter(|_| unseen) else { return };
+        let open = at.delivery.turn().is_none() && !self.held && at.again < AGAIN;
+        let Some(text) = at.text.clone().filter(|_| open) else { return };
         let (id, target) = (at.id.clone(), self.seat.target().cloned());
         let Some(target) = target else { return };
+        if at.missing {
+            at.again += 1;
+            at.lost = Some(Instant::now() + LOST);
+            let last = at.again == AGAIN;
+            if self.is_paste_lost(line).await && last {
+                self.paste_was_lost(line);
+            }
+            return;
+        }
         if !line.is_wanted(&id).await {
             return;
         }
@@ -470,6 +483,31 @@ impl Watched {
             at.lost = Some(Instant::now() + LOST);
         }
         self.look_around(line).await;
+    }
+
+    /// Returns whether what was pasted is missing and lost; if it may come yet, it is waited for as any other.
+    async fn is_paste_lost(&mut self, line: &mut Line) -> bool {
+        let Some(target) = self.seat.target().filter(|_| self.at.as_ref().is_some_and(|at| at.missing)) else {
+            return false;
+        };
+        // What a human has submitted is in the records by then, if they show an input.
+        let lost = self.driven.records.shows_input() && paste::is_lost(target).await;
+        self.read(line);
+        let held = self.held;
+        let Some(at) = self.at.as_mut().filter(|at| at.delivery.turn().is_none()) else { return false };
+        if !lost || held {
+            (at.missing, at.again) = (false, 0);
+        }
+        at.missing
+    }
+
+    /// The program has lost what was pasted: it can be given it once more.
+    fn paste_was_lost(&mut self, line: &mut Line) {
+        let Some(at) = self.at.take() else { return };
+        self.attend();
+        self.seat.check_soon();
+        let proof = "its program has read the paste and shows an empty composer; Enter was not pressed".to_owned();
+        line.engine.tell(Input::NotTaken { id: at.id, attempt: at.attempt, proof });
     }
 
     /// The text of an ended turn has not come to its transcript in time, or it has none.
@@ -599,6 +637,9 @@ impl Watched {
         if let (Some(turn), true, Some(at)) = (bound, self.driven.records.shows_input(), &mut self.at) {
             at.gone.get_or_insert((Instant::now() + GONE, turn));
             return;
+        }
+        if last && self.is_paste_lost(line).await {
+            return self.paste_was_lost(line);
         }
         let (why, last) = if self.driven.records.shows_input() {
             ("its anchor is not in the transcript, which does not prove that the text is not on its way", last)
