@@ -265,6 +265,27 @@ fn the_tmux_server_killed_under_four_agents_brings_all_of_them_back() {
 }
 
 #[test]
+fn the_tmux_server_killed_brings_back_whom_an_earlier_worker_started() {
+    // By the time that the first of them has told its end, another server serves under the same name.
+    let names = ["first", "second"];
+    let setup = Setup::of(names.map(Stub::new).into());
+    let env = TestEnv::new(setup.with("CCB_FAILPOINT", "mount.closed=stall:1:{world}/died"));
+    std::fs::write(env.dir().join("died"), "").expect("a mark");
+    env.mount();
+    env.kill(env.askd().0);
+    for name in names {
+        goes_on(&env, name);
+    }
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    arm(&env);
+    env.kill(tmux.trim().parse().unwrap());
+    for name in names {
+        goes_on(&env, name);
+    }
+    assert!(died(&env), "nobody was late");
+}
+
+#[test]
 fn worker_and_tmux_server_killed_at_once_with_two_agents() {
     let env = TestEnv::start(Setup::of(vec![Stub::new("first"), Stub::blind("second")]));
     let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();

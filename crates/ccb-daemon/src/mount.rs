@@ -27,6 +27,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use crate::agents::{Agents, Runner, Slot};
 use crate::door::queue::Out;
 use crate::engine::{Engine, log};
+use crate::failpoint;
 use crate::files::Files;
 use crate::injection;
 use crate::process::Identity;
@@ -73,6 +74,9 @@ struct Kept {
     auto_agents: BTreeSet<AgentName>,
     /// The agents that are to run, and the process that ran each in its pane.
     running: BTreeMap<AgentName, Identity>,
+    /// The tmux servers that those panes were opened in.
+    #[serde(default)]
+    terminals: BTreeMap<AgentName, Identity>,
     /// The rung on which what runs in each pane was started.
     #[serde(default)]
     rungs: BTreeMap<AgentName, Rung>,
@@ -431,7 +435,10 @@ impl Mounts {
             server.tiled(&pane.pins.pane).await.ok();
         }
         server.label(&pane.pins.pane, agent.as_str()).await.ok();
-        self.terminals.opened(agent, pane.pins.server, &host);
+        self.kept.lock().await.terminals.insert(agent.clone(), pane.pins.server.clone());
+        if host == Host::Own {
+            self.terminals.owns(pane.pins.server);
+        }
         let runner = pane.pins.process;
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
@@ -581,6 +588,9 @@ impl Mounts {
 
     /// A runner tells what became of what it started.
     pub(crate) async fn report(self: &Arc<Self>, agent: &AgentName, event: RunnerEvent) {
+        if event == RunnerEvent::Closed {
+            failpoint::hit("mount.closed").await;
+        }
         match &event {
             // A TUI that was running before we came shows the session that is kept.
             RunnerEvent::TuiStarted { .. } => {

@@ -424,7 +424,8 @@ async fn paste(
     let stepwise = failpoint::armed("paste.");
     let mut keys = vec![Keys::Paste(&body.name)];
     let guarded = if stepwise {
-        server.load(&body.dir, &body.name).await.map_err(failed)?;
+        // What is only loaded has reached nobody.
+        server.load(&body.dir, &body.name).await.map_err(|error| unreadable(&error))?;
         failpoint::hit("paste.loaded").await;
         alive(target)?;
         server.press(&target.pins, cursor, &keys, None).await.map_err(failed)?

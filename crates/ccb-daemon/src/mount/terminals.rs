@@ -1,6 +1,5 @@
 //! The tmux servers that agents' panes were opened in, and which of them have died without an order.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ const REACH: Duration = Duration::from_secs(1);
 
 /// The tmux servers of the panes.
 pub(super) struct Terminals {
-    /// The server that each agent's pane was opened in, and those of them that are known to have died without an
-    /// order: another may serve under the same name by the time the second of its panes tells its end.
-    known: std::sync::Mutex<(BTreeMap<AgentName, Identity>, Vec<Identity>)>,
+    /// Those that are known to have died without an order: another may serve under the same name by the time the
+    /// second of its panes tells its end.
+    died: std::sync::Mutex<Vec<Identity>>,
     /// Where a server of the project's own is told: it can own the daemon.
     own: UnboundedSender<Identity>,
 }
@@ -26,27 +25,24 @@ pub(super) struct Terminals {
 impl Terminals {
     /// Returns none; those of the project's own will be told to `own`.
     pub(super) fn new(own: UnboundedSender<Identity>) -> Self {
-        Self { known: std::sync::Mutex::default(), own }
+        Self { died: std::sync::Mutex::default(), own }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, (BTreeMap<AgentName, Identity>, Vec<Identity>)> {
-        self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn died(&self) -> std::sync::MutexGuard<'_, Vec<Identity>> {
+        self.died.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// An agent's pane was opened in this server.
-    pub(super) fn opened(&self, agent: &AgentName, server: Identity, host: &Host) {
-        if *host == Host::Own {
-            self.own.send(server.clone()).ok();
-        }
-        self.lock().0.insert(agent.clone(), server);
+    /// A pane was opened in this server of the project's own.
+    pub(super) fn owns(&self, server: Identity) {
+        self.own.send(server).ok();
     }
 }
 
 impl Mounts {
     /// Whether the tmux server of an agent's pane, if it is our own, died without an order to end.
     pub(super) async fn terminal_died(&self, agent: &AgentName, patience: Duration) -> bool {
-        let terminal = self.terminals.lock().0.get(agent).cloned();
-        let is_known = || terminal.as_ref().is_some_and(|terminal| self.terminals.lock().1.contains(terminal));
+        let terminal = self.kept.lock().await.terminals.get(agent).cloned();
+        let is_known = || terminal.as_ref().is_some_and(|terminal| self.terminals.died().contains(terminal));
         if is_known() {
             return true;
         }
@@ -61,7 +57,7 @@ impl Mounts {
         let own = matches!(self.kept.lock().await.host, Host::Own);
         let died = (own && replaced) || self.socket_is_deserted().await || is_known();
         if died && !is_known() {
-            self.terminals.lock().1.extend(terminal);
+            self.terminals.died().extend(terminal);
         }
         died
     }
