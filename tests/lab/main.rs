@@ -7,6 +7,7 @@
 
 mod asks;
 mod claude_asks;
+mod claude_conversations;
 mod claude_deaths;
 mod claude_ends;
 mod claude_humans;
