@@ -10,6 +10,7 @@ mod claude_asks;
 mod claude_deaths;
 mod claude_ends;
 mod claude_humans;
+mod codex_humans;
 mod codex_rungs;
 mod deaths;
 mod dialogs;
