@@ -11,6 +11,7 @@ mod claude_conversations;
 mod claude_deaths;
 mod claude_ends;
 mod claude_humans;
+mod codex_humans;
 mod codex_rungs;
 mod deaths;
 mod dialogs;

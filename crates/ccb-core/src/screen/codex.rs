@@ -37,8 +37,18 @@ const DIALOGS: &[&str] = &[
     "esc to cancel",
     "esc to close",
     "esc to go back",
+    "esc back",
+    "esc exit",
+    "esc save/close",
+    "q close",
     "Yes, proceed",
 ];
+
+/// Words of a list that stands above a composer and takes its keys.
+const LIST: &str = "esc · close";
+
+/// Words below what its human has queued for the end of the turn: it is sent, or done, in that very moment.
+const QUEUED: &str = "edit last queued message";
 
 /// How many lines at the end of the screen a dialog is searched for in, where there is no composer.
 const DIALOG_LINES: usize = 16;
@@ -73,6 +83,13 @@ fn read(screen: &Screen, shown: &[String], cursor: usize) -> Sight {
     if shown[footer..].iter().any(|line| line.contains("tab to queue message")) {
         return Sight::Busy("tab to queue message".to_owned());
     }
+    let above = |words: &str| {
+        let last = shown[..sign].iter().rev().map(|line| line.trim_end()).find(|line| !line.is_empty());
+        last.is_some_and(|line| line.ends_with(words))
+    };
+    if above(LIST) {
+        return Sight::Dialog(LIST.to_owned());
+    }
     let text = if is_ghost(screen, sign, footer) {
         String::new()
     } else {
@@ -81,6 +98,9 @@ fn read(screen: &Screen, shown: &[String], cursor: usize) -> Sight {
     };
     if text.is_empty() && shown[sign.saturating_sub(ABOVE)..sign].iter().any(|line| is_busy(line)) {
         return Sight::Busy("esc to interrupt".to_owned());
+    }
+    if text.is_empty() && above(QUEUED) {
+        return Sight::Busy(QUEUED.to_owned());
     }
     Sight::Composer { text, cursor: (sign..footer).contains(&cursor) }
 }
@@ -143,6 +163,9 @@ mod tests {
         let capture = Capture { width: 60, height: 14, cursor: (2, cursor), text: lines.join("\n") };
         Look::Codex.read(&capture)
     }
+    fn dialog(words: &str) -> Sight {
+        Sight::Dialog(words.into())
+    }
     fn composer(text: &str, cursor: bool) -> Sight {
         Sight::Composer { text: text.into(), cursor }
     }
@@ -163,6 +186,8 @@ mod tests {
         assert_eq!(screen(&["• Working (3s • esc to interrupt)", "", ghost], &[FOOTER]), {
             Sight::Busy("esc to interrupt".into())
         });
+        let queued = ["• Queued follow-up inputs", "  ↳ /new", "    shift+← edit last queued message", "", ghost];
+        assert_eq!(screen(&queued, &[FOOTER]), Sight::Busy(QUEUED.into()));
         assert_eq!(screen(&["› esc close"], &[FOOTER]), composer("esc close", true));
         assert_eq!(screen(&["• said", "", ghost], &[FOOTER]), composer("", false));
         assert_eq!(see(&[ghost], 0), Sight::Unclear);
@@ -184,6 +209,16 @@ mod tests {
         let review = ["  Hooks need review", "", "› 1. Review hooks", "  2. Trust all and continue", ""];
         let lines: Vec<&str> = review.iter().chain(&["  enter confirm · esc skip"]).copied().collect();
         assert_eq!(see(&lines, 2), Sight::Dialog("enter confirm".into()));
+        let ghost = "\u{1b}[1m›\u{1b}[0m \u{1b}[2mType a name and press Enter\u{1b}[0m";
+        assert_eq!(see(&["  Name thread", "", ghost, "", "  enter submit · esc back"], 2), dialog("esc back"));
+        let trust =
+            ["  Trust this folder?", "", "› 1. Trust and continue", "  2. Back", "", "  enter continue · esc back"];
+        assert_eq!(see(&trust, 2), dialog("esc back"));
+        let picker =
+            [" Type to search", "", "  › now  ● ECHO: a", "", "── 1 / 1 ─", " enter resume   esc exit", " ↑/↓ browse"];
+        assert_eq!(see(&picker, 2), dialog("esc exit"));
+        let list = ["  Presets", "", "  n · new   e · edit   esc · close", "", "", "› Ask", "", FOOTER];
+        assert_eq!(see(&list, 5), dialog("esc · close"));
         let tight: Vec<&str> = review[..4].iter().chain(&["  enter confirm · esc skip"]).copied().collect();
         assert_eq!(see(&tight, 2), Sight::Dialog("enter confirm".into()));
     }

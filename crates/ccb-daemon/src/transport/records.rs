@@ -64,6 +64,11 @@ pub(crate) trait Records: Send + Sync {
         None
     }
 
+    /// Returns the command line of a next start, which goes on in that session.
+    fn next_start(&self, launch: &Launch) -> Option<Vec<String>> {
+        self.session().map(|session| launch.resume(&session))
+    }
+
     /// Returns how a turn is known to be ours.
     fn binding(&self) -> Binding {
         Binding::Anchor

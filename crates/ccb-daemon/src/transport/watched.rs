@@ -122,7 +122,7 @@ pub(crate) async fn run(mut line: Line, how: Driven, agents: Agents) {
         doing: None,
         held: false,
         session: None,
-        resumable: false,
+        next: None,
         ask: None,
     };
     loop {
@@ -175,8 +175,8 @@ struct Watched {
     held: bool,
     /// The provider's session that is kept.
     session: Option<String>,
-    /// Whether the runner was told to go on in that session at the next start.
-    resumable: bool,
+    /// The command line that the runner was told for its next start.
+    next: Option<Vec<String>>,
     /// When the screen is asked for what the records cannot tell alone, and how long after that again.
     ask: Option<(Instant, Duration)>,
 }
@@ -224,6 +224,8 @@ impl Watched {
             Task::Runner(RunnerEvent::Closed | RunnerEvent::ServerStarted { .. } | RunnerEvent::ServerEnded { .. }) => {
             }
             Task::Glance(tell) => {
+                // Whoever starts it again goes on in the session that it is in now.
+                self.look_around(line).await;
                 self.seat.check_soon();
                 if let Some(seen) = self.seat.look().await {
                     tell.send(seen).ok();
@@ -239,7 +241,7 @@ impl Watched {
             self.driven.records.launched(&launch);
         }
         self.driven.launch = Some(launch);
-        self.resumable = false;
+        self.next = None;
     }
 
     /// The program runs: pins the pane and waits until it can take something.
@@ -395,12 +397,13 @@ impl Watched {
                 log(&format!("{}: it went from session {before} to {session}", line.agent));
             }
             self.agents.set_session(&line.agent, &session).await;
-            self.session = Some(session.clone());
-            self.resumable = false;
+            self.session = Some(session);
         }
-        if let Some(launch) = self.driven.launch.as_ref().filter(|_| !self.resumable) {
-            let argv = launch.resume(&session);
-            self.resumable = self.agents.order(&line.agent, &Order::Next { argv });
+        let next = self.driven.launch.as_ref().and_then(|launch| self.driven.records.next_start(launch));
+        if let Some(argv) = next.filter(|argv| self.next.as_ref() != Some(argv))
+            && self.agents.order(&line.agent, &Order::Next { argv: argv.clone() })
+        {
+            self.next = Some(argv);
         }
     }
 

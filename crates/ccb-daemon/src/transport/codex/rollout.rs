@@ -2,13 +2,14 @@
 //!
 //! Nothing says before its first turn which file a thread will be in, and a human may go to another thread at any time.
 //! So all the rollouts that the program itself holds open are read, but for those of its sub-agents: a turn is known by
-//! its id, not by its file. A permission that is asked for is in no rollout: while a tool is wanted and has no result,
+//! its id, not by its file. Which thread its TUI shows is told by the locks that it holds, also of one without a turn. A
+//! permission that is asked for is in no rollout: while a tool is wanted and has no result,
 //! the screen tells whether a dialog is open. It also tells when a started Codex is ready, whose dialogs come a moment
 //! after its composer, and when a turn is over of an old one, whose rollouts do not say so.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ccb_core::outcome::{Failure, TurnEnd};
 use ccb_core::provider::hook::Hook;
@@ -37,6 +38,16 @@ const LOADS: Duration = Duration::from_secs(15);
 /// and when it has not.
 const RESTS: (u32, u32) = (2, 4);
 
+/// Where in `$CODEX_HOME` a file is held for each thread that is loaded. It is made anew whenever its thread is entered, by
+/// the start of its program, `/new`, `/resume` or `/fork`.
+const LOCKS: &str = "thread-writer-locks";
+
+/// A file that is held for a thread.
+struct Lock {
+    made: SystemTime,
+    thread: String,
+}
+
 /// The rollouts of one Codex.
 #[derive(Clone)]
 pub(crate) struct Rollouts {
@@ -46,6 +57,8 @@ pub(crate) struct Rollouts {
     files: BTreeMap<PathBuf, File>,
     /// The rollout of the last turn that was begun.
     last: Option<PathBuf>,
+    /// The thread that was entered last, as far as its locks tell.
+    entered: Option<String>,
     /// Until when the rollout of a turn of ours is looked for, and when next.
     search: Option<(Instant, Instant)>,
     /// What it asks the human.
@@ -130,14 +143,27 @@ pub(super) fn of_thread(sessions: &Path, thread: &str) -> Option<PathBuf> {
     if thread.is_empty() {
         return None;
     }
-    let end = format!("-{thread}.jsonl");
     let below = |dir: &Path| {
         let entries = std::fs::read_dir(dir).into_iter().flatten();
         entries.filter_map(|entry| Some(entry.ok()?.path())).collect::<Vec<_>>()
     };
     let days = below(sessions).into_iter().flat_map(|year| below(&year)).flat_map(|month| below(&month));
     let mut files = days.flat_map(|day| below(&day));
-    files.find(|file| file.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&end)))
+    files.find(|file| is_of_thread(file, thread))
+}
+
+/// Returns whether a file is named as the rollout of this thread.
+fn is_of_thread(file: &Path, thread: &str) -> bool {
+    file.file_name().is_some_and(|name| name.to_string_lossy().ends_with(&format!("-{thread}.jsonl")))
+}
+
+/// Reads a lock that a program holds, if the path is one's.
+fn lock(path: &Path) -> Option<Lock> {
+    let within = path.parent()?.file_name()?;
+    let thread = path.file_name()?.to_str()?.strip_suffix(".lock")?;
+    let ours = within == LOCKS && !thread.starts_with('.');
+    let made = std::fs::metadata(path).and_then(|data| data.modified()).ok().filter(|_| ours)?;
+    Some(Lock { made, thread: thread.to_owned() })
 }
 
 impl Rollouts {
@@ -145,18 +171,22 @@ impl Rollouts {
     pub(crate) fn new(sessions: PathBuf, thread: &str, tells_ends: bool) -> Self {
         let known = of_thread(&sessions, thread);
         let files = known.iter().map(|path| (path.clone(), File::new(path))).collect();
-        let (search, asks, starts, untold) = (None, None, None, None);
-        Self { sessions, pid: None, files, last: known, search, asks, starts, untold, tells_ends }
+        let (entered, search, asks, starts, untold) = (None, None, None, None, None);
+        Self { sessions, pid: None, files, last: known, entered, search, asks, starts, untold, tells_ends }
     }
 
-    /// Looks which rollouts the program holds open: itself, or what its launcher has started.
-    fn find(&mut self) {
-        let Some(pid) = self.pid else { return };
+    /// Looks which rollouts and locks the program holds open: itself, or what its launcher has started. Returns the
+    /// locks.
+    fn find(&mut self) -> Vec<Lock> {
+        let Some(pid) = self.pid else { return Vec::new() };
         let is_rollout = |path: &PathBuf| {
             let named = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("rollout-"));
             named && path.extension().is_some_and(|end| end == "jsonl")
         };
-        let of = |pid: u32| process::open_files(pid).into_iter().filter(is_rollout).collect::<Vec<_>>();
+        let of = |pid: u32| {
+            let open = process::open_files(pid).into_iter();
+            open.filter(|path| is_rollout(path) || lock(path).is_some()).collect::<Vec<_>>()
+        };
         let mut open = of(pid);
         if open.is_empty() {
             open = process::children(pid).iter().flat_map(|child| of(child.pid)).collect();
@@ -164,13 +194,25 @@ impl Rollouts {
         for file in self.files.values_mut() {
             file.held = false;
         }
-        for path in open {
+        let (rollouts, locks): (Vec<_>, Vec<_>) = open.into_iter().partition(is_rollout);
+        for path in rollouts {
             self.files.entry(path.clone()).or_insert_with(|| File::new(&path)).held = true;
+        }
+        locks.iter().filter_map(|path| lock(path)).collect()
+    }
+
+    /// Takes the thread whose lock is the newest one for that which was entered last: sub-agents have locks, too. A program
+    /// that has ended, or has only just begun, has none.
+    fn enter(&mut self, mut locks: Vec<Lock>) {
+        let metas = || self.files.values().filter_map(|file| file.meta.as_ref());
+        locks.retain(|lock| !metas().any(|meta| meta.of_subagent && meta.thread == lock.thread));
+        if let Some(newest) = locks.into_iter().max_by_key(|lock| lock.made) {
+            self.entered = Some(newest.thread);
         }
     }
 
     fn read(&mut self) -> Vec<Observation> {
-        self.find();
+        let locks = self.find();
         let mut all = Vec::new();
         for (path, file) in &mut self.files {
             let news = file.news();
@@ -180,6 +222,7 @@ impl Rollouts {
             }
             all.extend(news);
         }
+        self.enter(locks);
         if !self.tells_ends {
             for seen in &all {
                 self.note_untold(seen);
@@ -238,7 +281,10 @@ impl Rollouts {
 
 impl Records for Rollouts {
     fn places(&self) -> Vec<PathBuf> {
-        let places: Vec<PathBuf> = self.files.values().map(|file| file.transcript.path().to_owned()).collect();
+        let mut places: Vec<PathBuf> = self.files.values().map(|file| file.transcript.path().to_owned()).collect();
+        if self.entered.is_some() {
+            places.extend(self.sessions.parent().map(|home| home.join(LOCKS)));
+        }
         if places.is_empty() { vec![self.sessions.clone()] } else { places }
     }
 
@@ -277,12 +323,27 @@ impl Records for Rollouts {
         if self.is_busy() {
             return Some(Presence::Busy { why: "in a turn".to_owned() });
         }
-        self.files.values().any(|file| file.held).then_some(Presence::Idle)
+        let known = self.entered.is_some() || self.files.values().any(|file| file.held);
+        known.then_some(Presence::Idle)
     }
 
     fn session(&self) -> Option<String> {
+        // No other thread is entered while a turn is on, but for those of sub-agents.
+        if let Some(thread) = self.entered.as_ref().filter(|_| !self.is_busy()) {
+            return Some(thread.clone());
+        }
         let file = self.files.get(self.last.as_ref()?)?;
         file.meta.as_ref().filter(|meta| !meta.of_subagent).map(|meta| meta.thread.clone())
+    }
+
+    fn next_start(&self, launch: &Launch) -> Option<Vec<String>> {
+        let thread = self.session()?;
+        if self.files.keys().any(|path| is_of_thread(path, &thread)) {
+            return Some(launch.resume(&thread));
+        }
+        // Nothing was said in it: it cannot be resumed, and a new one is the same.
+        let (head, options) = &launch.resume;
+        Some(head.iter().take(1).chain(options).cloned().collect())
     }
 
     fn due(&self) -> Option<Instant> {
@@ -291,10 +352,9 @@ impl Records for Rollouts {
 
     fn started(&mut self, pid: u32) {
         self.pid = Some(pid);
-        self.asks = None;
-        self.starts = None;
-        let last = self.last.clone();
-        self.files.retain(|path, _| Some(path) == last.as_ref());
+        (self.asks, self.starts) = (None, None);
+        let (last, entered) = (self.last.clone(), self.entered.clone().unwrap_or_default());
+        self.files.retain(|path, _| Some(path) == last.as_ref() || is_of_thread(path, &entered));
         drop(self.read());
         if is_younger(pid) {
             // What an earlier program was at is over, though its record may not say so.
