@@ -216,7 +216,11 @@ fn long_prompts_and_answers_arrive_whole() {
     assert!(prompt.len() > 170_000);
     for agent in ["seen", "blind"] {
         let said = env.ask(agent, prompt).ok();
-        assert_eq!(said, format!("SIZE len={} sha256={}\n", prompt.len(), sha256(prompt)), "{agent}");
+        assert_eq!(
+            said,
+            format!("SIZE {} chars {} bytes sha256={}\n", prompt.chars().count(), prompt.len(), sha256(prompt)),
+            "{agent}"
+        );
         let long = env.ask(agent, "LONG 200").ok();
         assert_eq!(long.len(), 200 * 1024 + 1, "{agent}");
     }

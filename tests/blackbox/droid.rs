@@ -116,6 +116,43 @@ fn a_cancelled_turn_of_droids_own_interface_ends_by_its_record() {
 }
 
 #[test]
+fn a_tool_of_droids_own_interface_waits_for_the_human_hooked_and_watched() {
+    for rung in ["hooked", "watched"] {
+        let env = started(rung);
+        let made = std::process::Command::new("mkfifo").arg(env.dir().join("pipe")).status().unwrap();
+        assert!(made.success());
+        let tool = format!("TOOL: touch made; cat {}/pipe", env.dir().display());
+        let (id, going) = env.ask_meanwhile("droid", &tool);
+        env.until_state("droid", "waiting for you");
+        // What a hook has told is lost with askd; the screen shows it still.
+        env.kill(env.askd().0);
+        env.until_state("droid", "waiting for you");
+        assert!(!env.project().join("made").exists(), "nobody has allowed it");
+        env.presses("droid", &["Enter"]);
+        until("the tool runs", || env.project().join("made").exists().then_some(()));
+        // Its dialog was seen, so its end is: the tool still runs.
+        env.until_state("droid", "busy");
+        go(&env);
+        assert_eq!(going.end().json()["settlement"]["reply"], "TOOLDONE: go", "{rung}");
+        assert_eq!(env.received("droid", &id), 1);
+    }
+}
+
+#[test]
+fn errors_of_droids_own_interface_have_their_class_and_its_words() {
+    let env = started("hooked");
+    for (prompt, class) in
+        [("ERR 401: who are you", "auth"), ("ERR 402: nothing left", "quota"), ("ERR 429: slowly", "rate-limit")]
+    {
+        let answer = env.ask_json("droid", prompt);
+        assert_eq!(outcome(&answer, "failed"), class, "{answer}");
+        let message = answer["settlement"]["outcome"]["message"].as_str().unwrap();
+        assert!(message.contains(prompt.split_once(": ").unwrap().1), "{answer}");
+        assert_eq!(env.ask("droid", "ECHO: next").ok(), "next\n");
+    }
+}
+
+#[test]
 fn an_answer_of_droids_own_interface_survives_askd() {
     let env = started("hooked");
     let (id, going) = env.ask_meanwhile("droid", "SLEEP 3: slowly");

@@ -68,6 +68,8 @@ pub(crate) struct Setup {
     pub(crate) first_on_path: Option<PathBuf>,
     /// The lab's package of an older version whose program goes by the asked agent's name.
     pub(crate) older: Option<&'static str>,
+    /// Whether Droid's own interface, which wants a login, is played by a stand-in.
+    pub(crate) stand_in: bool,
 }
 
 impl Default for Setup {
@@ -84,6 +86,7 @@ impl Default for Setup {
             environment: Vec::new(),
             first_on_path: None,
             older: None,
+            stand_in: false,
         }
     }
 }
@@ -211,6 +214,9 @@ pub(crate) fn lab(setup: Setup) -> Option<Lab> {
         std::fs::create_dir(&within).expect("a directory");
         std::os::unix::fs::symlink(program, within.join(setup.agent)).expect("a link");
         programs.insert(0, within);
+    }
+    if setup.stand_in {
+        programs.insert(0, droid::stand_in(dir.path()));
     }
     let lab = Lab { dir, setup, programs, model };
     std::fs::create_dir_all(lab.project().join(".ccb")).expect("a project");
@@ -571,8 +577,12 @@ impl Lab {
         lines.filter(|line| line["ev"] == "req" && line["tools"].as_array().is_some_and(|t| !t.is_empty())).collect()
     }
 
-    /// Returns how often the model was given this text as the newest words of a user.
+    /// Returns how often the model was given this text as the newest words of a user. A stand-in has no model: what it
+    /// works on is in its records.
     pub(crate) fn model_saw(&self, text: &str) -> usize {
+        if self.setup.stand_in {
+            return self.user_messages().iter().filter(|(_, user)| user.contains(text)).count();
+        }
         let requests = self.model_requests();
         let fresh = requests.iter().filter(|line| line["nresults"] == 0);
         fresh.filter(|line| line["user"].as_str().is_some_and(|user| user.contains(text))).count()

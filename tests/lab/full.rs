@@ -170,6 +170,20 @@ const DROID_JOINED: Row = Row {
     start: Lab::start,
 };
 
+/// Its own interface wants a login, which the lab has none of: a stand-in plays it as it was recorded, and says so in its
+/// version.
+const DROID_HOOKED: Row = Row {
+    rung: "hooked",
+    setup: Setup::droid_stand_in,
+    asks: (Setup::droid_stand_in, DROID_JOINED.asks.1),
+    process: "stub-agent --provider droid",
+    draft_holds: true,
+    allow: "Enter",
+    ..DROID_JOINED
+};
+
+const DROID_WATCHED: Row = Row { rung: "watched", ..DROID_HOOKED };
+
 /// Starts the agent on its rung.
 fn stage(row: &Row, setup: Setup) -> Option<Lab> {
     assert_eq!(setup.agent, row.agent);
@@ -388,6 +402,8 @@ row!(claude_hooked, CLAUDE_HOOKED);
 row!(claude_watched, CLAUDE_WATCHED);
 row!(claude_older, CLAUDE_OLDER);
 row!(droid_joined, DROID_JOINED);
+row!(droid_hooked, DROID_HOOKED);
+row!(droid_watched, DROID_WATCHED);
 row!(gemini_hooked, GEMINI_HOOKED);
 row!(gemini_watched, GEMINI_WATCHED);
 row!(opencode_joined, OPENCODE_JOINED);

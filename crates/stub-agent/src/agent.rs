@@ -28,7 +28,7 @@ const NO_REQUEST: &str = "-";
 /// What begins another session.
 const NEW_SESSION: &str = "/new";
 
-/// What the dialog asks.
+/// What the dialog over a paste asks.
 const QUESTION: &str = "Allow this? [y/N]";
 
 /// Whether the agent goes on.
@@ -59,8 +59,10 @@ enum Work {
     Text { text: String, due: Instant },
     /// The moment of the next message; of the last one, unless it is endless, the turn's end.
     Steps { left: VecDeque<String>, each: Duration, due: Instant, endless: bool },
-    /// The end of a command, and a moment.
-    Command { running: Running, due: Instant },
+    /// The end of a command, and a moment; an allowed one is a tool.
+    Command { running: Running, due: Instant, tool: bool },
+    /// The human's word on a tool.
+    Permission { command: String },
     /// An interruption.
     Endless,
 }
@@ -70,14 +72,14 @@ impl Work {
     fn look(&mut self, now: Instant) -> io::Result<Option<String>> {
         Ok(match self {
             Self::Text { text, due } => (*due <= now).then(|| std::mem::take(text)),
-            Self::Command { running, due } => {
+            Self::Command { running, due, .. } => {
                 let ended = running.look()?;
                 (ended && *due <= now).then(|| running.answer())
             }
             Self::Steps { left, due, endless, .. } => {
                 (*due <= now && !*endless && left.len() <= 1).then(|| left.pop_front().unwrap_or_default())
             }
-            Self::Endless => None,
+            Self::Permission { .. } | Self::Endless => None,
         })
     }
 
@@ -99,8 +101,8 @@ pub(crate) struct Agent {
     events: Events,
     composer: Composer,
     conversation: Conversation,
-    /// Whether the dialog is open.
-    dialog: bool,
+    /// What an open dialog asks.
+    dialog: Option<String>,
     turn: Option<Turn>,
     /// What was submitted while there was a turn.
     queue: VecDeque<String>,
@@ -120,7 +122,7 @@ impl Agent {
             events,
             composer,
             conversation: Conversation::default(),
-            dialog: false,
+            dialog: None,
             turn: None,
             queue: VecDeque::new(),
             leaving: false,
@@ -140,7 +142,7 @@ impl Agent {
 
     /// Returns whether nothing will happen any more without input.
     pub(crate) fn at_rest(&self) -> bool {
-        self.turn.as_ref().is_none_or(|turn| matches!(turn.work, Work::Endless))
+        self.turn.as_ref().is_none_or(|turn| matches!(turn.work, Work::Endless | Work::Permission { .. }))
     }
 
     /// Returns the pipe of a running command.
@@ -160,7 +162,7 @@ impl Agent {
             Work::Text { due, .. } => Some(second.min(due.saturating_duration_since(now))),
             Work::Steps { left, due, .. } if !left.is_empty() => Some(second.min(due.saturating_duration_since(now))),
             Work::Command { due, .. } if *due > now => Some(second.min(*due - now)),
-            Work::Steps { .. } | Work::Command { .. } | Work::Endless => Some(second),
+            Work::Steps { .. } | Work::Command { .. } | Work::Permission { .. } | Work::Endless => Some(second),
         }
     }
 
@@ -171,7 +173,7 @@ impl Agent {
             title: &title,
             conversation: self.conversation.entries(),
             composer: &self.composer.shown(),
-            dialog: self.dialog.then_some(QUESTION),
+            dialog: self.dialog.as_deref(),
             status: &self.status(now),
         };
         draw(&view, size)
@@ -179,7 +181,7 @@ impl Agent {
 
     /// Returns the status line.
     fn status(&self, now: Instant) -> String {
-        if self.dialog {
+        if self.dialog.is_some() {
             return "stub · waiting for you".to_owned();
         }
         let Some(turn) = &self.turn else {
@@ -194,9 +196,8 @@ impl Agent {
 
     /// Takes a key or a paste.
     pub(crate) fn input(&mut self, input: Input, now: Instant) -> io::Result<Flow> {
-        if self.dialog {
-            self.answer_dialog(&input)?;
-            return Ok(Flow::Stay);
+        if self.dialog.is_some() {
+            return self.answer_dialog(&input, now);
         }
         let leaving = std::mem::take(&mut self.leaving);
         match input {
@@ -211,7 +212,7 @@ impl Agent {
             Input::Paste(text) => {
                 self.composer.paste(text);
                 if self.options.dialog_on_paste {
-                    self.dialog = true;
+                    self.dialog = Some(QUESTION.to_owned());
                     self.events.record("dialog_open", &json!({}))?;
                 }
             }
@@ -226,21 +227,32 @@ impl Agent {
         Ok(Flow::Stay)
     }
 
-    /// Takes a key while the dialog is open. Enter takes its default, which is no: the composer keeps its text.
-    fn answer_dialog(&mut self, input: &Input) -> io::Result<()> {
+    /// Takes a key while a dialog is open. Over a paste Enter takes the default, which is no, and the composer keeps its
+    /// text; a tool runs by an Enter.
+    fn answer_dialog(&mut self, input: &Input, now: Instant) -> io::Result<Flow> {
         let key = match input {
-            Input::Enter => {
-                self.dialog = false;
-                return self.events.record("dialog_enter", &json!({}));
-            }
-            Input::Paste(text) => return self.events.record("dialog_paste", &json!({"len": text.len()})),
+            Input::Enter => "enter",
             Input::Char('y' | 'Y') => "y",
             Input::Char('n' | 'N') => "n",
             Input::Escape | Input::Interrupt => "esc",
-            Input::Char(_) | Input::NewLine | Input::Backspace | Input::Erase | Input::Other => return Ok(()),
+            Input::Paste(text) => {
+                self.events.record("dialog_paste", &json!({"len": text.len()}))?;
+                return Ok(Flow::Stay);
+            }
+            Input::Char(_) | Input::NewLine | Input::Backspace | Input::Erase | Input::Other => return Ok(Flow::Stay),
         };
-        self.dialog = false;
-        self.events.record("dialog_answer", &json!({"key": key}))
+        self.dialog = None;
+        match key {
+            "enter" => self.events.record("dialog_enter", &json!({}))?,
+            key => self.events.record("dialog_answer", &json!({"key": key}))?,
+        }
+        let Some(Turn { work, .. }) = &mut self.turn else { return Ok(Flow::Stay) };
+        let Work::Permission { command } = work else { return Ok(Flow::Stay) };
+        if !["enter", "y"].contains(&key) {
+            return self.interrupt(now);
+        }
+        *work = Work::Command { running: Running::start(command)?, due: now, tool: true };
+        Ok(Flow::Stay)
     }
 
     /// Submits what stands in the composer: at once, or after the turn that is not over.
@@ -306,7 +318,18 @@ impl Agent {
                 Work::Text { text, due: due + after }
             }
             Answer::Steps { texts, each, endless } => Work::Steps { left: texts.into(), each, due, endless },
-            Answer::Run(command) => Work::Command { running: Running::start(&command)?, due },
+            Answer::Run(command) => Work::Command { running: Running::start(&command)?, due, tool: false },
+            Answer::Tool(command) => {
+                self.records.asks(&command)?;
+                self.dialog = Some(format!("Run `{command}`? [Y/n]"));
+                Work::Permission { command }
+            }
+            Answer::Error(code, text) => {
+                self.records.failed(code, &text)?;
+                self.conversation.push(Speaker::Note, &text);
+                self.events.record("failed", &json!({"req": request, "code": code}))?;
+                return self.advance(now);
+            }
             Answer::Silent | Answer::Crash => Work::Endless,
         };
         self.turn = Some(Turn { request, token: prompt.token.to_owned(), since: now, work, mark });
@@ -336,6 +359,10 @@ impl Agent {
             self.conversation.push(Speaker::Agent, &said);
         }
         let Some(mut reply) = turn.work.look(now)? else { return Ok(Flow::Stay) };
+        if matches!(turn.work, Work::Command { tool: true, .. }) {
+            self.records.ran(&reply)?;
+            reply = format!("TOOLDONE: {reply}");
+        }
         if let Some(request) = &turn.mark {
             reply = with_mark(&reply, request);
         }

@@ -103,6 +103,10 @@ pub(crate) enum Answer {
     },
     /// What a shell command prints.
     Run(String),
+    /// What a shell command prints that the human has to allow first.
+    Tool(String),
+    /// An error of the provider: the HTTP status and its words.
+    Error(u16, String),
     /// Nothing, ever.
     Silent,
     /// The end of the process.
@@ -145,6 +149,12 @@ fn directive_line(line: &str, after: &str, message: &str) -> Option<Answer> {
     if let Some(command) = line.strip_prefix("RUN:") {
         return Some(Answer::Run(command.trim().to_owned()));
     }
+    if let Some(command) = line.strip_prefix("TOOL:") {
+        return Some(Answer::Tool(command.trim().to_owned()));
+    }
+    if let Some((code, text)) = line.strip_prefix("ERR ").and_then(|rest| rest.split_once(':')) {
+        return Some(Answer::Error(code.trim().parse().ok()?, text.trim().to_owned()));
+    }
     if let Some(text) = line.strip_prefix("NODONE:") {
         return Some(Answer::Text { text: text.trim().to_owned(), after: Duration::ZERO, markable: false });
     }
@@ -164,7 +174,10 @@ fn directive_line(line: &str, after: &str, message: &str) -> Option<Answer> {
         return kib.trim().parse().ok().map(|kib| Answer::text(long(kib)));
     }
     match line {
-        "SIZE" => Some(Answer::text(format!("SIZE len={} sha256={}", message.len(), sha256(message)))),
+        "SIZE" => {
+            let (characters, bytes) = (message.chars().count(), message.len());
+            Some(Answer::text(format!("SIZE {characters} chars {bytes} bytes sha256={}", sha256(message))))
+        }
         "SILENT" => Some(Answer::Silent),
         "CRASH" => Some(Answer::Crash),
         _ => None,
@@ -293,6 +306,8 @@ mod tests {
             ("NODONE: x", "x"),
             ("SLEEP 0.5: late", "late"),
             ("RUN: echo a: b", r#"Run("echo a: b")"#),
+            ("TOOL: touch a", r#"Tool("touch a")"#),
+            ("ERR 401: who: you", r#"Error(401, "who: you")"#),
             ("SILENT", "Silent"),
             ("CRASH", "Crash"),
             ("no DIRECTIVE: here\nSILENTLY\nCRASHED", "ANSWER - len=0 sha=e3b0c44298fc1c14\nstub reply for r-1"),
@@ -304,7 +319,7 @@ mod tests {
 
     #[test]
     fn what_arrived_is_proved_by_its_hash() {
-        assert_eq!(said("two\nlines\nSIZE"), format!("SIZE len=14 sha256={}", sha256("two\nlines\nSIZE")));
+        assert_eq!(said("two\nlines\nSIZE"), format!("SIZE 14 chars 14 bytes sha256={}", sha256("two\nlines\nSIZE")));
         let hash = &sha256("payBENCH>>load")[..16];
         assert_eq!(
             said("ask BENCH-TOK-a.b_c-9, <<BENCHpayBENCH>>loadBENCH>> end"),

@@ -143,8 +143,8 @@ impl Exec<'_> {
         notify("create_message", json!({"message": message, "requestId": call}))?;
         self.turn = Some(Turn { id: id.clone(), child: None });
         match prompt.answer() {
-            Answer::Text { text, .. } => self.answer(&text),
-            Answer::Run(command) => self.run(id, &command),
+            Answer::Text { text, .. } | Answer::Error(_, text) => self.answer(&text),
+            Answer::Run(command) | Answer::Tool(command) => self.run(id, &command),
             Answer::Silent | Answer::Steps { .. } => Ok(()),
             Answer::Crash => std::process::exit(3),
         }

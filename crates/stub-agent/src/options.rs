@@ -39,6 +39,8 @@ A line of the message that opens with one of these chooses the answer:
   LONG n              n KiB of text
   SIZE                length and SHA-256 of the message
   RUN: command        what `sh -c command` prints
+  TOOL: command       the same, if it is allowed in a dialog: Enter or y, n or Escape
+  ERR code: text      none: an error of the provider, in the records of Droid's session
   SILENT              none: works until interrupted
   STEPS n: a | b | c  messages of their own, n seconds apart; the last one ends the turn
   HALF: text          text, and then works on until interrupted

@@ -182,6 +182,33 @@ impl Records {
         }
     }
 
+    /// Writes what a provider writes when it wants to run a command and asks: Droid's session alone does.
+    pub(crate) fn asks(&mut self, command: &str) -> io::Result<()> {
+        let id = self.next_id();
+        match &mut self.place {
+            Place::Factory(factory) => factory.asks(&format!("msg-{id}"), command),
+            Place::Lines { .. } | Place::Chat { .. } | Place::Storage { .. } | Place::Nowhere => Ok(()),
+        }
+    }
+
+    /// Writes what a provider writes when an allowed command has run.
+    pub(crate) fn ran(&mut self, printed: &str) -> io::Result<()> {
+        let id = self.next_id();
+        match &mut self.place {
+            Place::Factory(factory) => factory.ran(&format!("msg-{id}"), printed),
+            Place::Lines { .. } | Place::Chat { .. } | Place::Storage { .. } | Place::Nowhere => Ok(()),
+        }
+    }
+
+    /// Writes what a provider writes when its model's server has refused it.
+    pub(crate) fn failed(&mut self, code: u16, text: &str) -> io::Result<()> {
+        let id = self.next_id();
+        match &mut self.place {
+            Place::Factory(factory) => factory.failed(&format!("msg-{id}"), code, text),
+            Place::Lines { .. } | Place::Chat { .. } | Place::Storage { .. } | Place::Nowhere => Ok(()),
+        }
+    }
+
     /// Writes what a provider writes when it was interrupted: of these, Codex and Droid's session leave a record.
     pub(crate) fn interrupted(&mut self) -> io::Result<()> {
         let id = self.next_id();

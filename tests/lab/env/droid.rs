@@ -1,17 +1,35 @@
 //! What is particular about a world with Droid: a model of the user's own, for which no login is needed, and what
-//! it writes of itself.
+//! it writes of itself; or a stand-in for its own interface, which wants one.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use super::{Lab, anchor, files_below, json_lines};
+use super::{Lab, Setup, anchor, files_below, json_lines, write_program};
 
 /// Where the native program is.
 pub(super) const PROGRAM: &str = "node_modules/@factory/cli-linux-x64/bin";
 
 /// The name by which Droid knows the fake model.
 pub(crate) const MODEL: &str = "custom:Fake-Model-0";
+
+/// A program of Droid's name that plays its interface as it was recorded, and says of itself that it does.
+const STAND_IN: &str = "#!/bin/sh\ncase \"$1\" in\n--version) echo 0.215.0-stand-in;;\n\
+    --help) echo '--settings <path>';;\n*) exec stub-agent --provider droid -- \"$@\";;\nesac\n";
+
+/// Writes the stand-in, and returns the directory that it is in.
+pub(super) fn stand_in(world: &Path) -> PathBuf {
+    let within = world.join("stand-in");
+    write_program(&within.join("droid"), STAND_IN);
+    within
+}
+
+impl Setup {
+    /// A world in which Droid is asked, and its own interface is played by a stand-in.
+    pub(crate) fn droid_stand_in() -> Self {
+        Self { stand_in: true, ..Self::droid() }
+    }
+}
 
 impl Lab {
     /// Returns the directory of Droid's own files.
@@ -31,6 +49,9 @@ impl Lab {
         });
         let settings = json!({"model": MODEL, "customModels": [model]});
         self.write(&self.droid_home().join("settings.json"), &self.configured("droid", settings));
+        if self.setup.stand_in {
+            self.write(&self.droid_home().join("auth.v2.file"), "a login");
+        }
     }
 
     /// Returns the variables that keep Droid as it is.

@@ -47,7 +47,8 @@ impl Turns {
     pub fn take(&mut self, line: &str) -> Record {
         let Ok(value) = serde_json::from_str::<Value>(line) else { return Record::Other };
         match value["type"].as_str() {
-            Some("message") if value.get("hookEventName").is_none() => self.message(&value),
+            // Each call of a hook leaves a message without words.
+            Some("message") if value["message"].get("hookEventName").is_none() => self.message(&value),
             Some("agent_turn_outcome") => {
                 let turn = value["turnId"].as_str().unwrap_or_default().to_owned();
                 let (answer, end) = self.turns.entry(turn.clone()).or_default();
@@ -96,5 +97,31 @@ impl Turns {
     /// Returns how a turn ended; none inside if it has no outcome, none at all if there is no such turn.
     pub fn end(&self, turn: &str) -> Option<Option<TurnEnd>> {
         self.turns.get(turn).map(|(_, end)| end.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::outcome::Failure;
+
+    #[test]
+    fn what_droid_notes_of_its_hooks_is_no_word_of_its_own() {
+        let message = |id: &str, message: &Value| json!({"type": "message", "id": id, "message": message}).to_string();
+        let text = |text: &str| json!([{"type": "text", "text": text}]);
+        let tool = json!([{"type": "tool_use", "id": "c", "name": "Execute", "input": {}}]);
+        let hook = json!({"role": "user", "content": [], "hookEventName": "Notification", "visibility": "user_only"});
+        let words = "BYOK Error: 400 maximum context length is 10";
+        let error = json!({"role": "user", "content": text(words), "visibility": "user_only"});
+        let mut turns = Turns::default();
+        turns.take(&message("m", &json!({"role": "user", "content": text("hello")})));
+        turns.take(&message("a", &json!({"role": "assistant", "content": tool})));
+        assert_eq!(turns.take(&message("h", &hook)), Record::Other);
+        turns.take(&message("e", &error));
+        let outcome = json!({"type": "agent_turn_outcome", "turnId": "m", "reason": "model_request_rejected"});
+        let end = TurnEnd::Failed { reason: Failure::Context, message: words.into(), partial: String::new() };
+        assert_eq!(turns.take(&outcome.to_string()), Record::Ended { turn: "m".into(), end });
     }
 }

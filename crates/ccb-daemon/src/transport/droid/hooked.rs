@@ -1,8 +1,9 @@
 //! Droid's own interface, driven by paste: hooked through `--settings`, or watched. It wants a login.
 //!
 //! Its transcript has all that counts, the end of each turn too; hooks only say when to look, and when Droid waits for
-//! its human. Which of its composer's looks it has has been seen by nobody of us: a screen that is not understood is
-//! waited for, and no key is pressed.
+//! its human. A dialog in mid-turn is in no record, nor is its end: the screen is looked at while a turn goes on. Which
+//! of its composer's looks it has has been seen by nobody of us: a screen that is not understood is waited for, and no
+//! key is pressed.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +15,7 @@ use ccb_core::prompt;
 use ccb_core::provider::droid::transcript::{Record, Turns};
 use ccb_core::provider::hook::Hook;
 use ccb_core::provider::{Observation, Provider, Rung};
-use ccb_core::screen::Look;
+use ccb_core::screen::{Look, Sight};
 use ccb_core::state::Presence;
 use ccb_core::wire::{Code, Refusal};
 use serde_json::{Value, json};
@@ -23,7 +24,7 @@ use crate::files::write_private;
 use crate::tmux::Key;
 use crate::transport::follow::Transcript;
 use crate::transport::ladder::{Launching, Probe, Ready};
-use crate::transport::records::Records;
+use crate::transport::records::{Question, Records};
 use crate::transport::watched::{self, Driven};
 use crate::transport::{Launch, shell};
 
@@ -111,6 +112,13 @@ fn is_there(records: &Path, session: &str) -> bool {
     !session.is_empty() && records.join(format!("{session}.jsonl")).is_file()
 }
 
+/// What a hook or the screen has told that Droid waits for.
+struct Waiting {
+    why: String,
+    /// Whether the screen has shown it: then it also shows its end.
+    shown: bool,
+}
+
 /// The transcripts of a project's Droids. Which of them is ours is known by our anchor, and by the hooks' session.
 struct Sessions {
     dir: PathBuf,
@@ -118,15 +126,18 @@ struct Sessions {
     session: String,
     /// Whether a hook has told the session: then no other one is listened to.
     told: bool,
-    /// What it waits for, as a hook has told.
-    waiting: Option<String>,
+    /// What it waits for.
+    waiting: Option<Waiting>,
+    /// Whether a turn goes on in our session.
+    goes_on: bool,
     /// Whether what is read next is old: none of it tells in which session ours is.
     old: bool,
 }
 
 impl Sessions {
     fn new(dir: PathBuf, session: String) -> Self {
-        Self { dir, files: BTreeMap::new(), session, told: false, waiting: None, old: true }
+        let files = BTreeMap::new();
+        Self { dir, files, session, told: false, waiting: None, goes_on: false, old: true }
     }
 
     fn locate(&mut self) {
@@ -146,6 +157,7 @@ impl Sessions {
         moved.then(|| {
             let first = self.session.is_empty();
             session.clone_into(&mut self.session);
+            (self.waiting, self.goes_on) = (None, false);
             (!first).then(|| Observation::SessionChanged { session: session.to_owned() })
         })?
     }
@@ -178,22 +190,25 @@ impl Records for Sessions {
         for (path, (transcript, turns)) in &mut self.files {
             let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
             for line in transcript.lines() {
-                match turns.take(&line) {
-                    _ if self.told && stem != self.session => {}
+                let goes_on = match turns.take(&line) {
+                    _ if self.told && stem != self.session => continue,
                     Record::User { id, text } => {
-                        self.waiting = None;
                         if !old && prompt::anchor_of(&text).is_some() {
                             stem.clone_into(&mut self.session);
                         }
                         seen.push(Observation::TurnBegan { turn: Some(id.clone()) });
                         seen.push(Observation::User { text, client: None, turn: Some(id) });
+                        true
                     }
-                    Record::Part => self.waiting = None,
+                    Record::Part => true,
                     Record::Ended { turn, end } => {
-                        self.waiting = None;
                         seen.push(Observation::TurnEnded { turn: Some(turn), end });
+                        false
                     }
-                    Record::Other => {}
+                    Record::Other => continue,
+                };
+                if stem == self.session {
+                    (self.waiting, self.goes_on) = (None, goes_on);
                 }
             }
         }
@@ -207,7 +222,7 @@ impl Records for Sessions {
             ("Notification", Some("idle_prompt")) => Vec::new(),
             ("Notification", _) if hook.session == self.session => {
                 let what = hook.message.as_deref().unwrap_or("a permission");
-                self.waiting = Some(format!("it asks in its pane: {what}"));
+                self.waiting = Some(Waiting { why: format!("it asks in its pane: {what}"), shown: false });
                 Vec::new()
             }
             _ => Vec::new(),
@@ -215,7 +230,7 @@ impl Records for Sessions {
     }
 
     fn presence(&self) -> Option<Presence> {
-        self.waiting.as_ref().map(|why| Presence::Waiting { why: why.clone() })
+        self.waiting.as_ref().map(|waiting| Presence::Waiting { why: waiting.why.clone() })
     }
 
     fn session(&self) -> Option<String> {
@@ -223,7 +238,24 @@ impl Records for Sessions {
     }
 
     fn started(&mut self, _pid: u32) {
-        self.waiting = None;
+        (self.waiting, self.goes_on) = (None, false);
+    }
+
+    fn question(&mut self) -> Option<Question> {
+        self.goes_on.then_some(Question::Later)
+    }
+
+    fn answer(&mut self, sight: &Sight, _at_work: bool) -> (Vec<Observation>, bool) {
+        match sight {
+            Sight::Dialog(words) => {
+                let why = || format!("a dialog is open in its pane ({words})");
+                self.waiting.get_or_insert_with(|| Waiting { why: why(), shown: true }).shown = true;
+            }
+            // A hook tells of a dialog before it is drawn, and it may have looks that we do not know.
+            Sight::Composer { .. } | Sight::Busy(_) => drop(self.waiting.take_if(|waiting| waiting.shown)),
+            Sight::Unclear => {}
+        }
+        (Vec::new(), false)
     }
 
     fn launched(&mut self, launch: &Launch) {
@@ -259,7 +291,15 @@ mod tests {
         assert_eq!(sessions.session(), None, "it cannot be gone on in before it has a file");
         let asks = Hook { message: Some("run it?".into()), ..hook("Notification", "t") };
         assert_eq!(sessions.hook(&asks), []);
-        assert!(matches!(sessions.presence(), Some(Presence::Waiting { why }) if why.contains("run it?")));
+        let waits = |sessions: &Sessions| matches!(sessions.presence(), Some(Presence::Waiting { why }) if why.contains("run it?"));
+        let sees = |sessions: &mut Sessions, sight: Sight| assert_eq!(sessions.answer(&sight, true).0, []);
+        assert!(waits(&sessions));
+        sees(&mut sessions, Sight::Busy("working".into()));
+        assert!(waits(&sessions), "the dialog is not drawn yet");
+        sees(&mut sessions, Sight::Dialog("[Y/n]".into()));
+        assert!(waits(&sessions));
+        sees(&mut sessions, Sight::Busy("working".into()));
+        assert_eq!(sessions.presence(), None, "it was allowed");
     }
 
     #[test]
