@@ -11,95 +11,28 @@ use crate::agents::{RUNGS, Rung};
 use crate::course::{Command, Course, Death};
 use crate::world::World;
 
-/// One way in which a turn goes or ends, and was told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Mark {
-    Answered,
-    Mixed,
-    Interrupted,
-    RateLimit,
-    Auth,
-    Quota,
-    Overloaded,
-    Context,
-    OtherError,
-    RetriedThenAnswered,
-    RetriedThenFailed,
-    Cut,
-    Empty,
-    Compacted,
-    Cleared,
-    LeftByNew,
-    LeftByResume,
-    AnsweredInTheOldSession,
-    SideTaskEnded,
-    FalseStop,
-    Exited,
-    Crashed,
-    Killed,
-    Updated,
-    NoEndInTime,
-    AnsweredLate,
-    Quiet,
-    PushLost,
-    PushLate,
-    PushTwice,
-    PushEarly,
-    OldEndTold,
-    ShownLate,
-    NotShownInTime,
-    LookFailed,
-    RecordGone,
-    OtherRung,
+/// Makes the marks, and the list of all of them in the order of the printed table.
+macro_rules! marks {
+    ($($mark:ident)+) => {
+        /// One way in which a turn goes or ends, and was told.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Mark {
+            $($mark),+
+        }
+
+        use Mark::{$($mark),+};
+
+        /// All of them.
+        const MARKS: &[Mark] = &[$($mark),+];
+    };
 }
 
-use Mark::{
-    Answered, AnsweredInTheOldSession, AnsweredLate, Auth, Cleared, Compacted, Context, Crashed, Cut, Empty, Exited,
-    FalseStop, Interrupted, Killed, LeftByNew, LeftByResume, LookFailed, Mixed, NoEndInTime, NotShownInTime,
-    OldEndTold, OtherError, OtherRung, Overloaded, PushEarly, PushLate, PushLost, PushTwice, Quiet, Quota, RateLimit,
-    RecordGone, RetriedThenAnswered, RetriedThenFailed, ShownLate, SideTaskEnded, Updated,
-};
-
-/// All of them, in the order of the printed table.
-const MARKS: [Mark; 37] = [
-    Answered,
-    Mixed,
-    Interrupted,
-    RateLimit,
-    Auth,
-    Quota,
-    Overloaded,
-    Context,
-    OtherError,
-    RetriedThenAnswered,
-    RetriedThenFailed,
-    Cut,
-    Empty,
-    Compacted,
-    Cleared,
-    LeftByNew,
-    LeftByResume,
-    AnsweredInTheOldSession,
-    SideTaskEnded,
-    FalseStop,
-    Exited,
-    Crashed,
-    Killed,
-    Updated,
-    NoEndInTime,
-    AnsweredLate,
-    Quiet,
-    PushLost,
-    PushLate,
-    PushTwice,
-    PushEarly,
-    OldEndTold,
-    ShownLate,
-    NotShownInTime,
-    LookFailed,
-    RecordGone,
-    OtherRung,
-];
+marks! {
+    Answered Mixed Interrupted RateLimit Auth Quota Overloaded Context OtherError RetriedThenAnswered
+    RetriedThenFailed Cut Empty Compacted Cleared LeftByNew LeftByResume AnsweredInTheOldSession SideTaskEnded
+    FalseStop Exited Crashed Killed Updated NoEndInTime AnsweredLate Quiet PushLost PushLate PushTwice
+    PushEarly OldEndTold ShownLate NotShownInTime LookFailed RecordGone OtherRung
+}
 
 impl Mark {
     /// Returns whether it can happen on that rung: who pushes needs no marker, and only who pushes can lose a push.
@@ -154,7 +87,7 @@ impl Seen {
         for mark in MARKS {
             let _ = write!(text, "\n{:<26}", format!("{mark:?}"));
             for rung in RUNGS {
-                let count = if mark.can_be(rung) { self.times(mark, rung).to_string() } else { "–".into() };
+                let count = if mark.can_be(rung) { self.times(*mark, rung).to_string() } else { "–".into() };
                 let _ = write!(text, "{count:>10}");
             }
         }
@@ -163,7 +96,7 @@ impl Seen {
 
     /// Returns what never happened although it can.
     pub(crate) fn missing(&self) -> Vec<(Mark, Rung)> {
-        let all = MARKS.into_iter().flat_map(|mark| RUNGS.map(|rung| (mark, rung)));
+        let all = MARKS.iter().flat_map(|mark| RUNGS.map(|rung| (*mark, rung)));
         all.filter(|(mark, rung)| mark.can_be(*rung) && self.times(*mark, *rung) == 0).collect()
     }
 }

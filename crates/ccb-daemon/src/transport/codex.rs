@@ -30,15 +30,12 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
 use self::launch::Place;
 use self::missed::Awaited;
-use super::joined::{self, Driver, End, Failures, Made};
+use super::joined::{self, Client, Driver, End, Failures, Made, PAUSE};
 use super::{Line, Offer, Task, until};
 use crate::agents::Agents;
 
 /// How long the app-server may take to answer a call.
 const CALL_DEADLINE: Duration = Duration::from_secs(20);
-
-/// How long a failed connection, or a refused turn, is left alone, at first and at the most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How long a server that was started may take to listen.
 const LISTEN_DEADLINE: Duration = Duration::from_secs(30);
@@ -52,7 +49,8 @@ const HISTORY: u32 = 1000;
 
 /// Runs the transport of one agent until its tasks end.
 pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
-    let mut driver = Codex {
+    let driver = Codex {
+        up: false,
         thread: None,
         turns: BTreeMap::new(),
         active: None,
@@ -70,64 +68,13 @@ pub(crate) async fn run(mut line: Line, place: Place, agents: Agents) {
         lived: false,
     };
     line.presence(Presence::Starting { why: "its app-server starts".into() });
-    let mut up = false;
-    let mut pause = PAUSE.0;
-    let mut failures = Failures::default();
-    loop {
-        if !up {
-            let Some(task) = line.task().await else { return };
-            up = matches!(task, Task::Runner(RunnerEvent::ServerStarted { .. }));
-            if let Some(End::Gone { why }) = driver.meanwhile(&line, task) {
-                line.gone(&why).await;
-            }
-            continue;
-        }
-        let began = Instant::now();
-        let ended = driver.session(&mut line).await;
-        if driver.lived && began.elapsed() > PAUSE.1 {
-            pause = PAUSE.0;
-            failures = Failures::default();
-        }
-        let ended = match ended {
-            Ok(end) => Some(end),
-            Err(error) => {
-                // The connection broke, or the server is not ready: the server itself may live.
-                driver.agents.error(&line.agent, format!("{error:#}"));
-                line.presence(Presence::Starting { why: format!("connecting to its app-server: {error:#}") });
-                if let Some(often) = failures.add() {
-                    let why = format!("its app-server could not be joined {often} ({error:#})");
-                    driver.agents.broke(&line.agent, Rung::Joined, true, why);
-                }
-                let waited = pause;
-                pause = (pause * 2).min(PAUSE.1);
-                joined::paused(&mut driver, &mut line, waited).await
-            }
-        };
-        match ended {
-            None => {}
-            Some(End::Closed) => return,
-            Some(End::Ended { why }) => {
-                up = false;
-                driver.accepted = None;
-                driver.made.ended();
-                driver.cut.extend(driver.active.take());
-                if let Some(often) = failures.add().filter(|_| why != RESTARTED) {
-                    let why = format!("its app-server ended {often} ({why})");
-                    driver.agents.broke(&line.agent, Rung::Joined, false, why);
-                }
-                line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
-            }
-            Some(End::Gone { why }) => {
-                up = false;
-                driver.made.ended();
-                line.gone(&why).await;
-            }
-        }
-    }
+    joined::run(driver, line).await;
 }
 
 /// What is known of one agent across sessions.
 struct Codex {
+    /// Whether its server was started.
+    up: bool,
     thread: Option<String>,
     /// The requests in turns that were seen: turn id → our ids in it, and whether others' input is in it too.
     turns: BTreeMap<String, Seen>,
@@ -297,7 +244,10 @@ impl Driver for Codex {
         match task {
             Task::Offer(offer) => line.not_handed_over(&offer, "its app-server is not connected to"),
             Task::Runner(RunnerEvent::ServerEnded { how }) => return Some(End::Ended { why: how }),
-            Task::Runner(event) => self.runner(&event),
+            Task::Runner(event) => {
+                self.up |= matches!(event, RunnerEvent::ServerStarted { .. });
+                self.runner(&event);
+            }
             Task::RunnerGone { why } => {
                 self.forget_threads();
                 return Some(End::Gone { why });
@@ -309,8 +259,13 @@ impl Driver for Codex {
     }
 }
 
-impl Codex {
-    /// One connection to the server, from its handshake to its end.
+impl Client for Codex {
+    const SERVER: &'static str = "its app-server";
+
+    fn is_up(&self) -> bool {
+        self.up
+    }
+
     async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
         self.lived = false;
         let place = self.place.clone();
@@ -348,6 +303,32 @@ impl Codex {
         }
     }
 
+    fn has_lived(&self) -> bool {
+        self.lived
+    }
+
+    fn ended(&mut self, line: &mut Line, why: String, failures: &mut Failures) {
+        self.gone();
+        self.accepted = None;
+        self.cut.extend(self.active.take());
+        if let Some(often) = failures.add().filter(|_| why != RESTARTED) {
+            let why = format!("its app-server ended {often} ({why})");
+            self.agents.broke(&line.agent, Rung::Joined, false, why);
+        }
+        line.presence(Presence::Starting { why: format!("its app-server ended ({why}) and is started again") });
+    }
+
+    fn gone(&mut self) {
+        self.up = false;
+        self.made.ended();
+    }
+
+    fn agents(&self) -> &Agents {
+        &self.agents
+    }
+}
+
+impl Codex {
     /// Tells what the agent is doing as far as we have heard.
     fn tell_present(&mut self, line: &mut Line) {
         let status = if self.active.is_some() { Status::Active } else { Status::Idle };

@@ -5,12 +5,18 @@ use std::future::Future;
 use std::time::Duration;
 
 use ccb_core::id::RequestId;
+use ccb_core::provider::Rung;
+use ccb_core::state::Presence;
 use tokio::time::Instant;
 
 use super::{Line, Task};
+use crate::agents::Agents;
 
 /// How many failures in a row mean that it cannot be joined, or for how long there may be more than one.
 const ENOUGH: (u32, Duration) = (5, Duration::from_secs(45));
+
+/// How long a failed connection, or a refused turn, is left alone, at first and at the most.
+pub(super) const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// Why a connection is over.
 pub(super) enum End {
@@ -32,6 +38,74 @@ pub(super) enum End {
 pub(super) trait Driver {
     /// Takes a task while there is none; returns an end if it tells one.
     fn meanwhile(&mut self, line: &Line, task: Task) -> Option<End>;
+}
+
+/// A driver that connects to a server, which its agent's program runs or is.
+pub(super) trait Client: Driver {
+    /// What users are told of that server.
+    const SERVER: &'static str;
+
+    /// Returns whether there is one to connect to.
+    fn is_up(&self) -> bool;
+
+    /// One connection, from its beginning to its end.
+    fn session(&mut self, line: &mut Line) -> impl Future<Output = anyhow::Result<End>> + Send;
+
+    /// Returns whether the last connection came as far as the agent's conversation.
+    fn has_lived(&self) -> bool;
+
+    /// The server has ended, and may be started again.
+    fn ended(&mut self, line: &mut Line, why: String, failures: &mut Failures);
+
+    /// The runner is gone, and the server with it.
+    fn gone(&mut self);
+
+    fn agents(&self) -> &Agents;
+}
+
+/// Connects whenever there is something to connect to, until nobody wants the agent to be driven any more.
+pub(super) async fn run<Agent: Client>(mut driver: Agent, mut line: Line) {
+    let mut pause = PAUSE.0;
+    let mut failures = Failures::default();
+    loop {
+        if !driver.is_up() {
+            let Some(task) = line.task().await else { return };
+            if let Some(End::Gone { why }) = driver.meanwhile(&line, task) {
+                line.gone(&why).await;
+            }
+            continue;
+        }
+        let began = Instant::now();
+        let ended = driver.session(&mut line).await;
+        if driver.has_lived() && began.elapsed() > PAUSE.1 {
+            pause = PAUSE.0;
+            failures = Failures::default();
+        }
+        let ended = match ended {
+            Ok(end) => Some(end),
+            Err(error) => {
+                // The connection broke, or the server is not ready: it may live.
+                driver.agents().error(&line.agent, format!("{error:#}"));
+                line.presence(Presence::Starting { why: format!("connecting to {}: {error:#}", Agent::SERVER) });
+                if let Some(often) = failures.add() {
+                    let why = format!("{} could not be joined {often} ({error:#})", Agent::SERVER);
+                    driver.agents().broke(&line.agent, Rung::Joined, true, why);
+                }
+                let waited = pause;
+                pause = (pause * 2).min(PAUSE.1);
+                paused(&mut driver, &mut line, waited).await
+            }
+        };
+        match ended {
+            None => {}
+            Some(End::Closed) => return,
+            Some(End::Ended { why }) => driver.ended(&mut line, why, &mut failures),
+            Some(End::Gone { why }) => {
+                driver.gone();
+                line.gone(&why).await;
+            }
+        }
+    }
 }
 
 /// Connects, unless what is connected to, or its runner, ends meanwhile.

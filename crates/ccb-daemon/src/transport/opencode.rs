@@ -16,7 +16,6 @@ use anyhow::{Context as _, bail, ensure};
 use ccb_core::id::RequestId;
 use ccb_core::outcome::{EndedBy, Failure, TurnEnd};
 use ccb_core::prompt;
-use ccb_core::provider::Rung;
 use ccb_core::provider::opencode::{self as rpc, Event, Record, Status, Turn};
 use ccb_core::request::Kind;
 use ccb_core::state::Presence;
@@ -28,14 +27,11 @@ use tokio::time::Instant;
 
 use self::http::{Events, Server};
 use self::launch::{Door, Place};
-use super::joined::{self, Driver, End, Failures, Made};
+use super::joined::{self, Client, Driver, End, Failures, Made, PAUSE};
 use super::{Line, Offer, Task, until};
 use crate::agents::Agents;
 use crate::process::Identity;
 use crate::tmux;
-
-/// How long a failed connection is left alone, at first and at the most.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
 /// How long the server may take to say that it is well: one that has just begun to listen may never answer.
 const HEALTH: Duration = Duration::from_secs(2);
@@ -64,7 +60,7 @@ const SHOW: Duration = Duration::from_secs(60);
 
 /// Runs the transport of one agent until its tasks end.
 async fn run(mut line: Line, place: Place, agents: Agents) {
-    let mut driver = OpenCode {
+    let driver = OpenCode {
         place,
         door: None,
         agents,
@@ -86,50 +82,7 @@ async fn run(mut line: Line, place: Place, agents: Agents) {
         made: Made::default(),
     };
     line.presence(Presence::Starting { why: "its program starts".into() });
-    let mut pause = PAUSE.0;
-    let mut failures = Failures::default();
-    loop {
-        if driver.program.is_none() {
-            let Some(task) = line.task().await else { return };
-            if let Some(End::Gone { why }) = driver.meanwhile(&line, task) {
-                line.gone(&why).await;
-            }
-            continue;
-        }
-        let began = Instant::now();
-        let ended = driver.session(&mut line).await;
-        if driver.lived && began.elapsed() > PAUSE.1 {
-            pause = PAUSE.0;
-            failures = Failures::default();
-        }
-        let ended = match ended {
-            Ok(end) => Some(end),
-            Err(error) => {
-                // The connection broke, or the server is not ready: OpenCode itself may live.
-                driver.agents.error(&line.agent, format!("{error:#}"));
-                line.presence(Presence::Starting { why: format!("connecting to OpenCode's server: {error:#}") });
-                if let Some(often) = failures.add() {
-                    let why = format!("its server could not be joined {often} ({error:#})");
-                    driver.agents.broke(&line.agent, Rung::Joined, true, why);
-                }
-                let waited = pause;
-                pause = (pause * 2).min(PAUSE.1);
-                joined::paused(&mut driver, &mut line, waited).await
-            }
-        };
-        match ended {
-            None => {}
-            Some(End::Closed) => return,
-            Some(End::Ended { why }) => {
-                driver.program = None;
-                line.presence(Presence::Starting { why });
-            }
-            Some(End::Gone { why }) => {
-                driver.program = None;
-                line.gone(&why).await;
-            }
-        }
-    }
+    joined::run(driver, line).await;
 }
 
 /// What is known of one agent across connections.
@@ -250,8 +203,13 @@ impl Driver for OpenCode {
     }
 }
 
-impl OpenCode {
-    /// One connection to the server, from its beginning to its end.
+impl Client for OpenCode {
+    const SERVER: &'static str = "its server";
+
+    fn is_up(&self) -> bool {
+        self.program.is_some()
+    }
+
     async fn session(&mut self, line: &mut Line) -> anyhow::Result<End> {
         self.lived = false;
         let program = self.program.clone().context("its program is not running")?;
@@ -292,6 +250,25 @@ impl OpenCode {
         }
     }
 
+    fn has_lived(&self) -> bool {
+        self.lived
+    }
+
+    fn ended(&mut self, line: &mut Line, why: String, _failures: &mut Failures) {
+        self.gone();
+        line.presence(Presence::Starting { why });
+    }
+
+    fn gone(&mut self) {
+        self.program = None;
+    }
+
+    fn agents(&self) -> &Agents {
+        &self.agents
+    }
+}
+
+impl OpenCode {
     fn runner(&mut self, event: &RunnerEvent) -> Option<End> {
         match event {
             RunnerEvent::TuiStarted { pid } => {

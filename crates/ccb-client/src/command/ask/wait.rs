@@ -420,6 +420,17 @@ mod tests {
         }
     }
 
+    fn vigil(world: &World) -> Vigil<'_> {
+        Vigil {
+            askd: &world.askd,
+            id: ask().id,
+            submission: Some(Submission::Ask(ask())),
+            accepted: false,
+            patience: Patience::of(Duration::from_secs(20)),
+            line: StatusLine::new("codex"),
+        }
+    }
+
     #[test]
     fn a_daemon_that_dies_is_asked_again_for_the_same_request() {
         let world = World::new("echo held");
@@ -433,16 +444,7 @@ mod tests {
             }
             Some(Ok(answer(call, project)))
         });
-        let patience = Patience::of(Duration::from_secs(20));
-        let line = StatusLine::new("codex");
-        let mut vigil = Vigil {
-            askd: &world.askd,
-            id: ask().id,
-            submission: Some(Submission::Ask(ask())),
-            accepted: false,
-            patience,
-            line,
-        };
+        let mut vigil = vigil(&world);
         let (request, connection) = vigil.keep(None).unwrap();
         assert_eq!(request, settled());
         drop((connection, vigil));
@@ -459,16 +461,7 @@ mod tests {
             "hello" => Some(Ok(welcome(project, true))),
             _ => Some(Err(ccb_core::wire::Refusal::new(ccb_core::wire::Code::UnknownAgent, "no agent `codex`"))),
         });
-        let patience = Patience::of(Duration::from_secs(20));
-        let line = StatusLine::new("codex");
-        let mut vigil = Vigil {
-            askd: &world.askd,
-            id: ask().id,
-            submission: Some(Submission::Ask(ask())),
-            accepted: false,
-            patience,
-            line,
-        };
+        let mut vigil = vigil(&world);
         let ended = vigil.keep(None).unwrap_err();
         assert_eq!(vigil.explain(ended).message, "no agent `codex`");
     }
