@@ -321,6 +321,21 @@ fn a_paste_that_its_program_loses_is_made_again() {
 }
 
 #[test]
+fn a_paste_is_not_made_again_once_something_was_submitted_since() {
+    // It may have been a piece of it.
+    let stub = Stub::new("stub").with(&["--lose-pastes", "1"]);
+    let env = TestEnv::start(Setup::of(vec![stub]).with("CCB_PROOF_GRACE_S", "3"));
+    let going = env.begin("ask", &["stub", "-t", "60", "--json"], "ECHO: ours");
+    until("the paste is lost", || (!env.events_of("stub", "paste_lost").is_empty()).then_some(()));
+    env.presses("stub", &["-l", "ECHO: mine"]);
+    env.presses("stub", &["Enter"]);
+    let request = going.end().json();
+    assert_eq!(outcome(&request, "failed"), "unknown-delivery");
+    assert_eq!(env.received("stub", request["id"].as_str().unwrap()), 0);
+    assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
+}
+
+#[test]
 fn a_program_that_loses_every_paste_is_told_of() {
     let stub = Stub::new("stub").with(&["--lose-pastes", "5"]);
     let env = TestEnv::start(Setup::of(vec![stub]).with("CCB_PROOF_GRACE_S", "0.2"));

@@ -60,6 +60,20 @@ fn a_humans_draft_is_left_alone_until_it_is_gone() {
 }
 
 #[test]
+fn what_a_human_adds_behind_our_text_before_its_enter_is_told_as_mixed() {
+    let setup = Setup::of(vec![Stub::blind("stub")]).with("CCB_FAILPOINT", "paste.enter=wait:{world}/go");
+    let env = TestEnv::start(setup);
+    let going = env.begin("ask", &["stub", "-t", "60", "--json"], "ECHO: ours");
+    until("Enter is held", || env.dir().join("go.reached").exists().then_some(()));
+    env.presses("stub", &["-l", " and mine"]);
+    until("it is typed", || env.keys("stub").ends_with(" and mine").then_some(()));
+    std::fs::write(env.dir().join("go"), "").unwrap();
+    let request = going.end().json();
+    assert_eq!((outcome(&request, "incomplete"), &request["settlement"]["reply"]), ("mixed".into(), &"ours".into()));
+    assert_eq!(env.ask("stub", "ECHO: next").ok(), "next\n");
+}
+
+#[test]
 fn a_draft_that_is_typed_while_requests_come_and_go_survives_them() {
     let env = TestEnv::start(Setup::default());
     let (first, going) = env.ask_meanwhile("stub", "SLEEP 1: first");

@@ -68,6 +68,14 @@ fn restarts(lab: &Lab) {
     lab.until_idle();
 }
 
+/// Kills Codex, and waits until another one can be asked: what is asked before that could be on its way into the dead one.
+fn dies(lab: &Lab) {
+    let old = lab.process("bin/codex ");
+    lab.kill(old);
+    until("another one runs", || (lab.process("bin/codex ") != old).then_some(()));
+    lab.until_idle();
+}
+
 /// Returns how often askd has seen Codex in another conversation.
 fn moves(lab: &Lab) -> usize {
     lab.ccb(&["logs"]).out.matches("it went from session").count()
@@ -155,11 +163,11 @@ fn begun_anew(rung: &str) {
     let before = moves(&lab);
     types(&lab, "/new", "Enter");
     until("it is a new one", || (moves(&lab) > before).then_some(()));
-    lab.kill(lab.process("bin/codex "));
+    dies(&lab);
     answers(&lab, "in the fourth");
     shows(&lab, "• in the fourth", &["in the third"]);
     assert_eq!(conversations(&lab), 4);
-    lab.kill(lab.process("bin/codex "));
+    dies(&lab);
     answers(&lab, "still in the fourth");
     assert_eq!(conversations(&lab), 4);
 }
@@ -222,30 +230,64 @@ fn dialogs(rung: &str) {
     }
 }
 
-/// Makes a test of each story on each of the two rungs.
-macro_rules! stories {
-    ($($story:ident: $hooked:ident $watched:ident)+) => {
-        $(
-            #[test]
-            fn $hooked() {
-                $story("hooked");
-            }
-
-            #[test]
-            fn $watched() {
-                $story("watched");
-            }
-        )+
-    };
+#[test]
+fn what_codex_refuses_in_mid_request_does_no_harm() {
+    refused_in_mid_request("hooked");
 }
 
-stories! {
-    refused_in_mid_request: what_codex_refuses_in_mid_request_does_no_harm what_codex_refuses_in_mid_request_does_no_harm_without_hooks
-    queued_in_mid_request: what_codexs_human_queues_in_mid_request_comes_first what_codexs_human_queues_in_mid_request_comes_first_without_hooks
-    compacted: codexs_human_compacts_the_conversation codexs_human_compacts_the_conversation_without_hooks
-    begun_anew: codexs_human_begins_a_new_conversation codexs_human_begins_a_new_conversation_without_hooks
-    resumed: codexs_human_goes_on_with_an_older_conversation codexs_human_goes_on_with_an_older_conversation_without_hooks
-    dialogs: nothing_is_pasted_into_a_dialog_of_codexs nothing_is_pasted_into_a_dialog_of_codexs_without_hooks
+#[test]
+fn what_codex_refuses_in_mid_request_does_no_harm_without_hooks() {
+    refused_in_mid_request("watched");
+}
+
+#[test]
+fn what_codexs_human_queues_in_mid_request_comes_first() {
+    queued_in_mid_request("hooked");
+}
+
+#[test]
+fn what_codexs_human_queues_in_mid_request_comes_first_without_hooks() {
+    queued_in_mid_request("watched");
+}
+
+#[test]
+fn codexs_human_compacts_the_conversation() {
+    compacted("hooked");
+}
+
+#[test]
+fn codexs_human_compacts_the_conversation_without_hooks() {
+    compacted("watched");
+}
+
+#[test]
+fn codexs_human_begins_a_new_conversation() {
+    begun_anew("hooked");
+}
+
+#[test]
+fn codexs_human_begins_a_new_conversation_without_hooks() {
+    begun_anew("watched");
+}
+
+#[test]
+fn codexs_human_goes_on_with_an_older_conversation() {
+    resumed("hooked");
+}
+
+#[test]
+fn codexs_human_goes_on_with_an_older_conversation_without_hooks() {
+    resumed("watched");
+}
+
+#[test]
+fn nothing_is_pasted_into_a_dialog_of_codexs() {
+    dialogs("hooked");
+}
+
+#[test]
+fn nothing_is_pasted_into_a_dialog_of_codexs_without_hooks() {
+    dialogs("watched");
 }
 
 #[test]

@@ -68,12 +68,35 @@ pub fn anchor_of(text: &str) -> Option<&str> {
     RequestId::new(id).ok().map(|_| id)
 }
 
+/// Returns whether `text`, as an agent has taken it, goes on where what was pasted ends: somebody has typed behind it
+/// before it was entered. What an agent itself adds to a prompt begins a line of its own.
+pub fn is_continued(text: &str, pasted: &str) -> bool {
+    let lines = |text: &str| text.replace("\r\n", "\n").replace('\r', "\n");
+    let (text, pasted) = (lines(text), lines(pasted));
+    let behind = text.split_once(pasted.trim_end()).map_or("", |(_, behind)| behind);
+    !behind.lines().next().unwrap_or_default().trim().is_empty()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn id() -> RequestId {
         RequestId::new("20261122-205301-123-4711-1").unwrap()
+    }
+
+    #[test]
+    fn what_is_typed_behind_a_pasted_text_continues_it() {
+        let pasted = "CCB_REQ_ID: x\n\nhello\nyou  ";
+        for (text, continued) in [
+            ("CCB_REQ_ID: x\n\nhello\nyou", false),
+            ("CCB_REQ_ID: x\r\rhello\r\nyou and me", true),
+            ("mine CCB_REQ_ID: x\n\nhello\nyoung", true),
+            ("CCB_REQ_ID: x\n\nhello\nyou \n\n--- Content from referenced files ---\nx", false),
+            ("CCB_REQ_ID: x\n\nhello\n  you and me", false),
+        ] {
+            assert_eq!(is_continued(text, pasted), continued, "{text:?}");
+        }
     }
 
     #[test]

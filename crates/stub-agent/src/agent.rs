@@ -343,7 +343,9 @@ impl Agent {
             return self.events.record("junk", &json!({"len": text.chars().count(), "head": head}));
         };
         let (length, hash) = prompt.payload_proof();
-        self.events.record("recv", &json!({"req": request, "tok": prompt.token, "len": length, "sha": hash}))
+        let anchored = prompt.anchored;
+        let fields = json!({"req": request, "anchored": anchored, "tok": prompt.token, "len": length, "sha": hash});
+        self.events.record("recv", &fields)
     }
 
     /// Answers if the answer is due, and begins with what was submitted meanwhile.

@@ -29,6 +29,8 @@ const LONGEST: usize = 64 * 1024;
 pub(crate) struct Prompt<'a> {
     /// The request it names, if it names one.
     pub(crate) request: Option<&'a str>,
+    /// Whether that is by its anchor: a piece of a prompt may have the mark alone.
+    pub(crate) anchored: bool,
     /// Whether the answer shall end with the line `CCB_DONE: <request>`.
     pub(crate) wants_mark: bool,
     /// What was asked, without the anchor and without the instruction about `CCB_DONE`.
@@ -48,6 +50,7 @@ impl<'a> Prompt<'a> {
         let message = request.map_or(body, |request| without_instruction(body, request));
         Self {
             request,
+            anchored: anchor.is_some(),
             wants_mark,
             message: message.trim_start_matches('\n').trim_end(),
             token: token(text),

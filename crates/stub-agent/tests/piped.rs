@@ -35,7 +35,7 @@ fn a_large_paste_arrives_whole() {
     let output = stub(&["--ui", "plain", "--transcript", &transcript.to_string_lossy()], input.as_bytes()).unwrap();
     assert!(output.status.success(), "{output:?}");
     let shown = String::from_utf8(output.stdout).unwrap();
-    assert!(shown.contains("recv len=0 req=\"r1\"") && shown.contains("done req=\"r1\""), "{shown}");
+    assert!(shown.contains("recv anchored=true len=0 req=\"r1\"") && shown.contains("done req=\"r1\""), "{shown}");
     let records = std::fs::read_to_string(&transcript).unwrap();
     let said: Vec<serde_json::Value> = records.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(said[1]["payload"]["message"], format!("CCB_REQ_ID: r1\n\n{message}"));

@@ -68,6 +68,8 @@ pub struct Delivery {
     /// The turn that has begun last and has not ended, where records name turns, and whether input of others is in it.
     open: Option<(String, bool)>,
     mixed: bool,
+    /// What was pasted, where that is known.
+    pasted: Option<String>,
     said: Vec<String>,
     /// A hook has told that a turn has ended, and left the text to the records.
     told: Option<Told>,
@@ -85,10 +87,16 @@ impl Delivery {
             turn: None,
             open: None,
             mixed: false,
+            pasted: None,
             said: Vec::new(),
             told: None,
             phase: Phase::Open,
         }
+    }
+
+    /// This is being pasted: an input that goes on behind it is not ours alone.
+    pub fn pastes(&mut self, text: &str) {
+        self.pasted = Some(text.to_owned());
     }
 
     /// The records are read anew, and with them what others were told since this was ended by silence.
@@ -235,7 +243,7 @@ impl Delivery {
             }
             let open = self.open.as_ref().map(|(open, _)| open.clone());
             self.turn = Some(turn.or(open).unwrap_or_else(|| self.id.to_string()));
-            self.mixed = within;
+            self.mixed = within || self.pasted.as_ref().is_some_and(|pasted| prompt::is_continued(text, pasted));
             self.told = self.told.take().and_then(|told| match told {
                 Told::Named(named) => (Some(&named) == self.turn.as_ref()).then_some(Told::Ours),
                 other @ (Told::Ours | Told::Early) => Some(other),

@@ -294,6 +294,9 @@ impl Watched {
             return line.not_handed_over(&offer, "it is not idle by its own records");
         }
         self.follow_from_here(offer.id.clone(), offer.attempt, offer.kind.clone());
+        if let Some(at) = &mut self.at {
+            at.delivery.pastes(&text);
+        }
         match self.seat.deliver(line, &offer, &text, &|_| self.driven.records.gate()).await {
             Handed::Back => self.at = None,
             handed @ (Handed::Over | Handed::Stuck | Handed::Missing) => {
@@ -543,6 +546,8 @@ impl Watched {
             }
         }
         let Some(at) = &mut self.at else { return };
+        // Something was submitted, perhaps a part of what was pasted: to a program that was just starting.
+        at.missing &= !matches!(seen, Observation::User { .. } | Observation::TurnBegan { .. });
         let findings = at.delivery.take(seen, by);
         // Where the mark is missing, or nothing better is there, silence ends it; after an interrupt, sooner.
         let window = if at.interrupted { Some(INTERRUPTED) } else { self.driven.idle };
