@@ -4,9 +4,11 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::asks::outcome;
 use crate::deaths::goes_on;
-use crate::env::{Setup, Stub, TestEnv, until};
+use crate::env::{Setup, Stub, TestEnv, signal, until};
 
 /// Waits until the agent's program has been started so many times and is idle.
 #[track_caller]
@@ -62,6 +64,21 @@ fn a_draft_is_not_thrown_away_by_a_restart_without_force() {
     assert!(env.screen("stub").contains("half a thought"));
     let _restarted = env.ccb(&["restart", "stub", "-f"]).ok();
     until("it is started again", || (env.events_of("stub", "start").len() == 2).then_some(()));
+}
+
+#[test]
+fn what_was_typed_to_a_dead_program_does_not_reach_its_successor() {
+    let env = TestEnv::start(Setup::default());
+    let (runner, program) = (env.process("/ccb run stub"), env.process("stub-agent --name stub"));
+    signal(runner, Signal::STOP);
+    signal(program, Signal::KILL);
+    // Line by line it would take it for prompts.
+    env.presses("stub", &["-l", "ECHO: a prompt"]);
+    env.presses("stub", &["Enter"]);
+    signal(runner, Signal::CONT);
+    until("it is started again", || (env.events_of("stub", "start").len() == 2).then_some(()));
+    goes_on(&env, "stub");
+    assert_eq!(env.events_of("stub", "junk").len(), 0);
 }
 
 #[test]

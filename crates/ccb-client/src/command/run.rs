@@ -405,7 +405,7 @@ impl Pane {
         let Some(argv) = self.tui_argv.clone() else {
             return;
         };
-        Terminal::clear();
+        self.terminal.clear();
         match self.tui.start(self.guarded(&argv)) {
             Ok(pid) => self.report(RunnerEvent::TuiStarted { pid }),
             Err(error) => self.tui_failed(&format!("could not be started: {error}")),

@@ -2,7 +2,7 @@
 
 use std::io::{self, Read as _, Write as _};
 
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
 
 /// Leaves the alternate screen; shows the cursor; ends mouse reports, focus reports, bracketed paste, and the
 /// extended keyboard.
@@ -12,25 +12,34 @@ const RESET: &str =
 /// Empties the screen; tmux keeps what was on it in the pane's history (`scroll-on-clear`).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-/// The terminal's settings at the runner's start.
-pub(crate) struct Terminal(Option<Termios>);
+/// The pane's terminal.
+pub(crate) struct Terminal {
+    /// Its settings at the runner's start.
+    settings: Option<Termios>,
+    /// Whether an interface has had it.
+    used: bool,
+}
 
 impl Terminal {
     pub(crate) fn remember() -> Self {
-        Self(tcgetattr(io::stdin()).ok())
+        Self { settings: tcgetattr(io::stdin()).ok(), used: false }
     }
 
     /// Makes the terminal what it was, after an interface that did not.
     pub(crate) fn restore(&self) {
-        if let Some(settings) = &self.0 {
+        if let Some(settings) = &self.settings {
             let _ = tcsetattr(io::stdin(), OptionalActions::Now, settings);
             say(RESET);
         }
     }
 
-    /// Lets what is shown scroll away: an interface that has ended is not to be taken for the one that comes, which may
-    /// take its time before it draws and reads.
-    pub(crate) fn clear() {
+    /// Lets what is shown scroll away, for an interface that comes: the one before is not to be taken for it, as it may take
+    /// its time before it draws and reads. What was typed or pasted into that one is not for this one: before it takes
+    /// pastes, each line would be a prompt.
+    pub(crate) fn clear(&mut self) {
+        if std::mem::replace(&mut self.used, true) {
+            let _ = tcflush(io::stdin(), QueueSelector::IFlush);
+        }
         say(CLEAR);
     }
 }
