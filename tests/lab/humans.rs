@@ -187,3 +187,22 @@ fn requests_follow_the_human_into_a_new_conversation() {
     assert_eq!(lab.ask("ECHO: still there").ok(), "still there\n");
     assert!(lab.until_shown("• still there").contains("• in the new one"));
 }
+
+#[test]
+fn a_conversation_that_its_human_compacts_is_gone_on_with() {
+    let Some(lab) = lab(Setup::default()) else { return };
+    lab.start();
+    assert_eq!(lab.ask("ECHO: before").ok(), "before\n");
+    let _shown = lab.until_shown("before");
+    enters(&lab, "/compact");
+    assert_eq!(lab.ask("ECHO: right behind").ok(), "right behind\n");
+    let _shown = lab.until_shown("Context compacted");
+    let (id, going) = lab.ask_meanwhile("SLEEP 6: one two three four");
+    let _working = lab.until_request(&id, "working");
+    let _shown = lab.until_shown("• one");
+    enters(&lab, "/compact");
+    let _refused = lab.until_shown("'/compact' is disabled while a task is in progress");
+    assert_eq!(going.end().json()["settlement"]["reply"], "one two three four");
+    assert_eq!(lab.ask("ECHO: and on").ok(), "and on\n");
+    assert_eq!(lab.model_saw(&id), 1);
+}

@@ -26,6 +26,7 @@ mod humans;
 mod mcp;
 mod notices;
 mod opencode;
+mod opencode_humans;
 mod restarts;
 mod stories;
 mod updates;

@@ -7,7 +7,7 @@ use crate::env::{Lab, Setup, files_below, lab, until};
 
 /// Begins a request, and returns when the model is at it and its human sees it.
 #[track_caller]
-fn in_mid_turn(lab: &Lab, message: &str) -> (String, crate::env::Going) {
+pub(crate) fn in_mid_turn(lab: &Lab, message: &str) -> (String, crate::env::Going) {
     let (id, going) = lab.ask_meanwhile(message);
     let _working = lab.until_request(&id, "working");
     until("the model answers", || (lab.model_saw(&id) >= 1).then_some(()));

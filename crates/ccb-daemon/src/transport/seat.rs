@@ -192,6 +192,9 @@ impl Seat {
         let presence = match (seen, held_back) {
             (_, Some(why)) => Presence::Waiting { why },
             (Some(Sight::Composer { text, cursor: true }), None) if text.is_empty() => Presence::Idle,
+            (Some(Sight::Composer { text, .. }), None) if text.is_empty() => {
+                Presence::Waiting { why: "something else than its composer takes the keys in its pane".into() }
+            }
             (Some(Sight::Composer { .. }), None) => Presence::Waiting { why: "there is text in its composer".into() },
             (Some(Sight::Busy(_)), None) => Presence::Busy { why: "in a turn that is not ours".into() },
             (Some(Sight::Dialog(words)), None) => {
