@@ -8,10 +8,11 @@ use serde_json::Value;
 use crate::asks::{evidence, outcome};
 use crate::env::{Setup, TestEnv, until};
 
-/// A program of Codex's name: it says what it can, serves, and else stays in its pane.
+/// A program of Codex's name: it says what it can, serves (but, as the real one, not where it has no directory of its own),
+/// and else stays in its pane.
 const CODEX: &str = "#!/bin/sh\ncase \"$*\" in\n*'app-server --help'*) echo '--listen <URL>';;\n\
     --help) echo resume;;\n*--version*) echo codex-cli 0.169.0;;\n\
-    *app-server*) [ ! -e WORLD/useless ] || exit 3; exec STUB --provider codex --events WORLD/codex.events -- \"$@\";;\n*) exec cat;;\nesac\n";
+    *app-server*) [ ! -e WORLD/useless ] || exit 3; [ -d \"$HOME/.codex\" ] || exit 1; exec STUB --provider codex --events WORLD/codex.events -- \"$@\";;\n*) exec cat;;\nesac\n";
 
 /// Starts Codex joined, and keeps it there.
 fn joined(setup: Setup) -> TestEnv {

@@ -1,6 +1,8 @@
 //! How Codex and its app-server are started.
 
 use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use ccb_core::config::Completion;
@@ -11,6 +13,7 @@ use ccb_core::wire::ServerSpec;
 use toml::{Table, Value};
 
 use super::rollout::{Rollouts, of_thread};
+use crate::engine::log;
 use crate::mount::read_small;
 use crate::tmux::Key;
 use crate::transport::Launch;
@@ -169,9 +172,21 @@ fn words(configs: &[PathBuf], ours: &str) -> Option<String> {
     Some(instructions::after(users.as_deref(), ours))
 }
 
+/// Makes the directory that the TUI makes of itself where Codex has never run: the app-server alone ends without it (0.169.0).
+/// One that the user has named is the user's to make.
+fn make_home(env: &BTreeMap<String, String>) {
+    let named = env.get("CODEX_HOME").is_some_and(|home| !home.is_empty());
+    if let Some(home) = codex_home(env).filter(|home| !named && !home.exists())
+        && let Err(error) = DirBuilder::new().mode(0o700).create(&home)
+    {
+        log(&format!("cannot make `{}`, without which Codex's server ends: {error}", home.display()));
+    }
+}
+
 /// Prepares a launch on the joined rung: the app-server first, the TUI once a thread is there.
 pub(crate) fn joined(launching: &Launching) -> Ready {
     let Launching { agent, files, .. } = launching;
+    make_home(&launching.env);
     let socket = files.path(&format!("run/{agent}.sock"));
     let place = Place {
         reach: files.socket(&format!("run/{agent}.sock")),
