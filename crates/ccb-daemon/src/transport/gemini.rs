@@ -8,14 +8,13 @@ mod launch;
 mod overlay;
 mod records;
 
-use ccb_core::config::Completion;
 use ccb_core::provider::{Provider, Rung};
 use ccb_core::screen::Look;
 use ccb_core::wire::{Code, Refusal};
 
 use self::records::Gemini;
 use super::ladder::{Launching, Ready, Way, always};
-use super::watched::{self, Driven};
+use super::watched;
 use crate::tmux::Key;
 
 /// The ways to drive Gemini.
@@ -29,17 +28,8 @@ fn prepare(launching: &Launching) -> Result<Ready, Refusal> {
     let prepared = launch::prepare(launching)
         .map_err(|error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Gemini: {error}")))?;
     let (launch, env) = (prepared.launch, prepared.env);
-    let (argv, session, anew) = (launch.argv.clone(), Some(launch.session.clone()), Some(launch.clone()));
-    let driven = Driven {
-        files: launching.files.clone(),
-        records: Box::new(Gemini::new(launch.records.clone(), launch.session.clone())),
-        look: Some(Look::Gemini),
-        rung: launching.rung,
-        completion: Completion::Record,
-        idle: None,
-        interrupt: &[Key::Escape],
-        launch: Some(launch),
-    };
-    let drive = Box::new(|line, agents| Box::pin(watched::run(line, driven, agents)) as _);
-    Ok(Ready { env, session, anew, ..Ready::tui(argv, drive) })
+    let session = launch.session.clone();
+    let records = Gemini::new(launch.records.clone(), session.clone());
+    let ready = watched::ready(launching, launch, records, Look::Gemini, &[Key::Escape]);
+    Ok(Ready { env, session: Some(session), ..ready })
 }

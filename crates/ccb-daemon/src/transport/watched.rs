@@ -83,6 +83,29 @@ pub(crate) fn idle_window(config: &AgentConfig) -> Option<Duration> {
     settings::idle_window(config.provider, config.idle_timeout, |name| std::env::var(name).ok())
 }
 
+/// Prepares a launch of an agent's own CLI, whose records tell the end of an answer.
+pub(crate) fn ready(
+    launching: &Launching,
+    launch: Launch,
+    records: impl Records + 'static,
+    look: Look,
+    interrupt: &'static [Key],
+) -> Ready {
+    let (argv, anew) = (launch.argv.clone(), Some(launch.clone()));
+    let driven = Driven {
+        files: launching.files.clone(),
+        records: Box::new(records),
+        look: Some(look),
+        rung: launching.rung,
+        completion: Completion::Record,
+        idle: None,
+        interrupt,
+        launch: Some(launch),
+    };
+    let drive = Box::new(|line, agents| Box::pin(run(line, driven, agents)) as _);
+    Ready { anew, ..Ready::tui(argv, drive) }
+}
+
 /// Prepares a launch of a configured command.
 pub(crate) fn prepare(launching: &Launching) -> Ready {
     let argv = std::iter::once(&launching.program).chain(&launching.config.args).cloned().collect();

@@ -5,7 +5,6 @@ use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
-use ccb_core::config::Completion;
 use ccb_core::instructions;
 use ccb_core::provider::{Provider, Rung, codex_hooks};
 use ccb_core::screen::Look;
@@ -18,7 +17,7 @@ use crate::mount::read_small;
 use crate::tmux::Key;
 use crate::transport::Launch;
 use crate::transport::ladder::{Launching, Probe, Ready, Version, Way};
-use crate::transport::watched::{self, Driven};
+use crate::transport::watched;
 
 /// The ways to drive Codex.
 pub(crate) const WAYS: &[Way] = &[
@@ -129,20 +128,9 @@ pub(crate) fn alone(launching: &Launching) -> Ready {
     let session = session.unwrap_or_default();
     let told = launching.version.is_none_or(|version| version >= TELLS_ENDS);
     let rollouts = Rollouts::new(sessions, &session, told);
-    let launch = Launch { records: home, session, argv: argv.clone(), resume: (head.to_vec(), options) };
-    let driven = Driven {
-        files: files.clone(),
-        records: Box::new(rollouts),
-        look: Some(Look::Codex),
-        rung: launching.rung,
-        completion: Completion::Record,
-        idle: None,
-        interrupt: &[Key::Escape],
-        launch: Some(launch.clone()),
-    };
-    let drive = Box::new(|line, agents| Box::pin(watched::run(line, driven, agents)) as _);
+    let launch = Launch { records: home, session, argv, resume: (head.to_vec(), options) };
     let env = [("CCB_HOOK_PROJECT".to_owned(), project.display().to_string())].into();
-    Ready { anew: Some(launch), env, ..Ready::tui(argv, drive) }
+    Ready { env, ..watched::ready(launching, launch, rollouts, Look::Codex, &[Key::Escape]) }
 }
 
 /// The user's word for one launch (`ccb -a`).

@@ -10,7 +10,6 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ccb_core::config::Completion;
 use ccb_core::prompt;
 use ccb_core::provider::droid::transcript::{Record, Turns};
 use ccb_core::provider::hook::Hook;
@@ -25,7 +24,7 @@ use crate::tmux::Key;
 use crate::transport::follow::Transcript;
 use crate::transport::ladder::{Launching, Probe, Ready};
 use crate::transport::records::{Question, Records};
-use crate::transport::watched::{self, Driven};
+use crate::transport::watched;
 use crate::transport::{Launch, shell};
 
 /// The events that Droid tells us of. Of a `Stop` it says nothing more than that a turn may be over.
@@ -55,20 +54,9 @@ pub(crate) async fn fits(probe: &Probe<'_>) -> Result<(), String> {
 pub(crate) fn prepare(launching: &Launching) -> Result<Ready, Refusal> {
     let refuse = |error: io::Error| Refusal::new(Code::Launch, format!("cannot prepare the launch of Droid: {error}"));
     let launch = launch(launching).map_err(refuse)?;
-    let (argv, anew) = (launch.argv.clone(), Some(launch.clone()));
     let session = launching.session.clone().unwrap_or_default();
-    let driven = Driven {
-        files: launching.files.clone(),
-        records: Box::new(Sessions::new(launch.records.clone(), session)),
-        look: Some(Look::Boxed),
-        rung: launching.rung,
-        completion: Completion::Record,
-        idle: None,
-        interrupt: &[Key::Escape],
-        launch: Some(launch),
-    };
-    let drive = Box::new(|line, agents| Box::pin(watched::run(line, driven, agents)) as _);
-    Ok(Ready { anew, ..Ready::tui(argv, drive) })
+    let sessions = Sessions::new(launch.records.clone(), session);
+    Ok(watched::ready(launching, launch, sessions, Look::Boxed, &[Key::Escape]))
 }
 
 fn launch(launching: &Launching) -> io::Result<Launch> {

@@ -8,7 +8,6 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
-use ccb_core::config::Completion;
 use ccb_core::provider::{Provider, Rung};
 use ccb_core::screen::Look;
 use ccb_core::wire::{Code, Refusal};
@@ -23,7 +22,7 @@ use crate::tmux::Key;
 use crate::transport::Launch;
 use crate::transport::ladder::{Launching, Probe, Ready, Version, Way};
 use crate::transport::opencode::database::Database;
-use crate::transport::watched::{self, Driven};
+use crate::transport::watched;
 
 /// The ways to drive OpenCode.
 pub(crate) const WAYS: &[Way] = &[
@@ -123,24 +122,17 @@ pub(crate) fn watched(launching: &Launching) -> Result<Ready, Refusal> {
     let project = launching.files.home().work_dir().display().to_string();
     let database = Database::of(&launching.env, project);
     let before = argv.into_iter().chain(["--session".to_owned()]).collect();
-    let driven = Driven {
-        files: launching.files.clone(),
-        records: Box::new(database),
-        look: Some(Look::Opencode),
-        rung: launching.rung,
-        completion: Completion::Record,
-        idle: None,
-        // The first asks whether it is meant.
-        interrupt: &[Key::Escape, Key::Escape],
-        launch: Some(Launch {
-            records: PathBuf::new(),
-            session: launching.session.clone().unwrap_or_default(),
-            argv: first.clone(),
-            resume: (before, Vec::new()),
-        }),
+    let launch = Launch {
+        records: PathBuf::new(),
+        session: launching.session.clone().unwrap_or_default(),
+        argv: first,
+        resume: (before, Vec::new()),
     };
-    let drive = Box::new(|line, agents| Box::pin(watched::run(line, driven, agents)) as _);
-    Ok(Ready { env, ..Ready::tui(first, drive) })
+    // The first asks whether it is meant.
+    let interrupt = &[Key::Escape, Key::Escape];
+    let ready = watched::ready(launching, launch, database, Look::Opencode, interrupt);
+    // A transport that drives it already goes on by the launch that it has.
+    Ok(Ready { env, anew: None, ..ready })
 }
 
 /// Returns the command line that both rungs begin with.
