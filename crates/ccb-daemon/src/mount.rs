@@ -461,6 +461,12 @@ impl Mounts {
         }
     }
 
+    /// Returns an agent's configuration: as it was mounted, or as it is known otherwise.
+    async fn config_of(&self, agent: &AgentName) -> Option<AgentConfig> {
+        let kept = self.kept.lock().await.agents.iter().find(|known| known.name == *agent).cloned();
+        kept.or_else(|| self.agents.lock().get(agent).map(|slot| slot.config.clone()))
+    }
+
     /// Tells a pane's runner what to start, and starts the agent's transport.
     pub(crate) async fn launch(
         self: &Arc<Self>,
@@ -472,15 +478,9 @@ impl Mounts {
     ) -> Result<LaunchSpec, Refusal> {
         let identity = Identity::of(pid).ok_or_else(|| Refusal::new(Code::Launch, "the runner's process is gone"))?;
         let env = self.environment(agent)?;
-        let (config, auto) = {
-            let kept = self.kept.lock().await;
-            let config = kept.agents.iter().find(|known| known.name == *agent).cloned();
-            let config = config.or_else(|| self.agents.lock().get(agent).map(|slot| slot.config.clone()));
-            (
-                config.ok_or_else(|| Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")))?,
-                kept.auto_agents.contains(agent),
-            )
-        };
+        let config = self.config_of(agent).await;
+        let config = config.ok_or_else(|| Refusal::new(Code::UnknownAgent, format!("no agent `{agent}` here")))?;
+        let auto = self.kept.lock().await.auto_agents.contains(agent);
         let (choice, rung, why) = self.chosen(&config, &env).await?;
         let socket = self.server().await?.socket().display().to_string();
         let pane = pane.map(|pane| (socket, pane));

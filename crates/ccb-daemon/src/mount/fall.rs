@@ -41,10 +41,7 @@ impl Mounts {
     /// Has an agent that cannot be driven on its rung any more driven on the next one, if it has one.
     async fn fall(self: &Arc<Self>, Broke { agent, rung, lives, why }: Broke) {
         self.agents.error(&agent, why.clone());
-        let config = self.kept.lock().await.agents.iter().find(|known| known.name == agent).cloned();
-        let Some(config) = config.or_else(|| self.agents.lock().get(&agent).map(|slot| slot.config.clone())) else {
-            return;
-        };
+        let Some(config) = self.config_of(&agent).await else { return };
         if config.rung.is_some() || config.command.is_some() {
             return log(&format!("{agent}: {why}; it stays {}, as it is configured", rung.word()));
         }
