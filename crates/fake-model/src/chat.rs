@@ -7,6 +7,7 @@ use std::io;
 use serde_json::{Value, json};
 
 use crate::answer::{self, OUTPUT_TOKENS, Reply, SUMMARY, Turn};
+use crate::array;
 use crate::directive;
 use crate::http::{Next, Responder};
 use crate::log;
@@ -18,12 +19,7 @@ pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Resu
     let (turn, searched) = read_turn(call.body);
     let side = offers(call.body).is_empty();
     model.log.event("req", log_fields(call, &turn, side));
-    let outcome = if side {
-        Outcome::Reply(Reply::text(aside(call.body)))
-    } else {
-        model.settle(answer::plan(&turn, model.state.obeys_done()), &turn.text)
-    };
-    let reply = match outcome {
+    let reply = match model.settle_turn(&turn, side.then(|| aside(call.body))) {
         Outcome::Reply(reply) => reply,
         Outcome::StreamError(text) => return fail_in_stream(model, call, responder, &text),
         Outcome::Refused { code, text } => {
@@ -43,10 +39,6 @@ pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Resu
 
 fn wants_stream(body: &Value) -> bool {
     body["stream"].as_bool().unwrap_or(false)
-}
-
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 /// Returns what `body` says about the turn: the last text of a user and the tool results after it, and whether

@@ -9,6 +9,7 @@ use std::io;
 use serde_json::{Value, json};
 
 use crate::answer::{self, OUTPUT_TOKENS, Reply, SUMMARY, Turn};
+use crate::array;
 use crate::directive;
 use crate::http::{Events, Next, Responder};
 use crate::server::{Call, Model, Outcome};
@@ -19,12 +20,7 @@ pub fn answer(model: &Model, call: &Call, responder: &mut Responder) -> io::Resu
     let turn = read_turn(call.body);
     let side = offers(call.body).is_empty();
     model.log.event("req", log_fields(call, &turn, side));
-    let outcome = if side {
-        Outcome::Reply(Reply::text(aside(call.body)))
-    } else {
-        model.settle(answer::plan(&turn, model.state.obeys_done()), &turn.text)
-    };
-    let reply = match outcome {
+    let reply = match model.settle_turn(&turn, side.then(|| aside(call.body))) {
         Outcome::Reply(reply) => reply,
         Outcome::StreamError(text) => return fail_in_stream(model, call, responder, &text),
         Outcome::Refused { code, text } => {
@@ -51,10 +47,6 @@ fn model_name<'a>(call: &'a Call) -> &'a str {
     let path = call.request.path();
     let name = path.rsplit_once("/models/").map_or(path, |(_, name)| name);
     name.split(':').next().unwrap_or_default()
-}
-
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 /// Returns what `body` says about the turn: the last text of a user and the tool results after it.

@@ -19,3 +19,8 @@ pub mod responses;
 pub mod server;
 pub mod state;
 pub mod tools;
+
+/// Returns the elements of a JSON array; none of what is no array.
+fn array(value: &serde_json::Value) -> impl Iterator<Item = &serde_json::Value> {
+    value.as_array().into_iter().flatten()
+}

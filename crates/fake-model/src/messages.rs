@@ -10,6 +10,7 @@ use std::io;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{self, Answer, OUTPUT_TOKENS, Reply, SUMMARY, ToolCall, Turn};
+use crate::array;
 use crate::directive::{self, Directive};
 use crate::http::{Events, Next, Responder};
 use crate::server::{Call, Model, Outcome};
@@ -128,10 +129,6 @@ fn read_turn(body: &Value) -> Turn {
         }
     }
     turn
-}
-
-fn array(value: &Value) -> impl Iterator<Item = &Value> {
-    value.as_array().into_iter().flatten()
 }
 
 fn take_text(turn: &mut Turn, text: &str) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use crate::answer::{Answer, Reply};
+use crate::answer::{self, Answer, Reply, Turn};
 use crate::chat;
 use crate::gemini;
 use crate::http::{Answers, Listening, Next, Request, Responder};
@@ -120,6 +120,14 @@ impl Model {
                     Outcome::Reply(recovered)
                 }
             }
+        }
+    }
+
+    /// Settles what becomes of a turn; of a request that its CLI makes beside it, the words in `aside` do.
+    pub fn settle_turn(&self, turn: &Turn, aside: Option<String>) -> Outcome {
+        match aside {
+            Some(words) => Outcome::Reply(Reply::text(words)),
+            None => self.settle(answer::plan(turn, self.state.obeys_done()), &turn.text),
         }
     }
 
