@@ -1,8 +1,6 @@
 //! Claude's answers arrive, whole and each at its own asker.
 
-use sha2::Digest as _;
-
-use crate::env::claude::{completed, outcome};
+use crate::env::claude::{completed, outcome, whole_both_ways};
 use crate::env::{Lab, Setup, lab, until};
 
 /// What a user may have allowed for good, so that no tool asks.
@@ -50,19 +48,7 @@ fn claude_answers_ten_asks_at_once() {
 fn claude_gets_a_prompt_of_200_kb_and_gives_an_answer_of_200_kb() {
     let Some(lab) = lab(Setup::claude()) else { return };
     lab.start();
-    let mut prompt = "SIZE of this, 你好\n".to_owned();
-    prompt.extend((0..5000).map(|number| format!("{number:06} the quick brown fox jumps over the lazy dog\n")));
-    let prompt = prompt.trim_end();
-    assert!(prompt.len() > 200 * 1024, "{}", prompt.len());
-    let answer = lab.ask_json(prompt);
-    let whole = format!("CCB_REQ_ID: {}\n\n{prompt}", answer["id"].as_str().unwrap());
-    let hash = sha2::Sha256::digest(whole.as_bytes());
-    let hash = u64::from_be_bytes(hash[..8].try_into().unwrap());
-    completed(&answer, &format!("SIZE {} chars {} bytes sha256={hash:016x}", whole.chars().count(), whole.len()));
-    assert_eq!(lab.user_messages().len(), 1);
-    let long = lab.ask("LONG 200").ok();
-    assert_eq!(long.len(), 200 * 1024 + "\nEND-OF-LONG\n".len());
-    assert!(long.starts_with("000000 0123456789 abc") && long.ends_with("\nEND-OF-LONG\n"));
+    whole_both_ways(&lab);
 }
 
 #[test]

@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde_json::Value;
-use sha2::Digest as _;
 
 use crate::deaths::pid;
-use crate::env::claude::{completed, outcome};
+use crate::env::claude::{completed, outcome, whole_both_ways};
 use crate::env::{Lab, Setup, files_below, kill, lab, until};
 
 /// What opens an empty composer's line.
@@ -185,18 +184,7 @@ fn gemini_gets_a_prompt_of_200_kb_and_gives_an_answer_of_200_kb() {
     let environment = vec![("CCB_PROOF_GRACE_S", "100")];
     let Some(lab) = lab(Setup { environment, ..Setup::gemini() }) else { return };
     lab.start();
-    let mut prompt = "SIZE of this, 你好\n".to_owned();
-    prompt.extend((0..5000).map(|number| format!("{number:06} the quick brown fox jumps over the lazy dog\n")));
-    let prompt = prompt.trim_end();
-    assert!(prompt.len() > 200 * 1024, "{}", prompt.len());
-    let answer = lab.ask_json(prompt);
-    let whole = format!("CCB_REQ_ID: {}\n\n{prompt}", answer["id"].as_str().unwrap());
-    let hash = sha2::Sha256::digest(whole.as_bytes());
-    let hash = u64::from_be_bytes(hash[..8].try_into().unwrap());
-    completed(&answer, &format!("SIZE {} chars {} bytes sha256={hash:016x}", whole.chars().count(), whole.len()));
-    let long = lab.ask("LONG 200").ok();
-    assert_eq!(long.len(), 200 * 1024 + "\nEND-OF-LONG\n".len());
-    assert!(long.starts_with("000000 0123456789 abc") && long.ends_with("\nEND-OF-LONG\n"));
+    whole_both_ways(&lab);
 }
 
 /// Returns a line's numbers: what is said again and again Gemini takes for a loop.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sha2::Digest as _;
 
 use super::{Lab, anchor, files_below, json_lines, until};
 
@@ -193,4 +194,22 @@ pub(crate) fn outcome(answer: &Value) -> String {
 pub(crate) fn completed(answer: &Value, reply: &str) {
     assert_eq!(outcome(answer), "completed", "{answer}");
     assert_eq!(answer["settlement"]["reply"], reply, "{answer}");
+}
+
+/// Asserts that a first prompt of 200 KB arrives to the letter, and that an answer of 200 KB does.
+#[track_caller]
+pub(crate) fn whole_both_ways(lab: &Lab) {
+    let mut prompt = "SIZE of this, 你好\n".to_owned();
+    prompt.extend((0..5000).map(|number| format!("{number:06} the quick brown fox jumps over the lazy dog\n")));
+    let prompt = prompt.trim_end();
+    assert!(prompt.len() > 200 * 1024, "{}", prompt.len());
+    let answer = lab.ask_json(prompt);
+    let whole = format!("CCB_REQ_ID: {}\n\n{prompt}", answer["id"].as_str().unwrap());
+    let hash = sha2::Sha256::digest(whole.as_bytes());
+    let hash = u64::from_be_bytes(hash[..8].try_into().unwrap());
+    completed(&answer, &format!("SIZE {} chars {} bytes sha256={hash:016x}", whole.chars().count(), whole.len()));
+    assert_eq!(lab.user_messages().len(), 1);
+    let long = lab.ask("LONG 200").ok();
+    assert_eq!(long.len(), 200 * 1024 + "\nEND-OF-LONG\n".len());
+    assert!(long.starts_with("000000 0123456789 abc") && long.ends_with("\nEND-OF-LONG\n"));
 }
