@@ -12,7 +12,7 @@ use crate::env::{Setup, TestEnv, until};
 /// and else stays in its pane.
 const CODEX: &str = "#!/bin/sh\ncase \"$*\" in\n*'app-server --help'*) echo '--listen <URL>';;\n\
     --help) echo resume;;\n*--version*) echo codex-cli 0.169.0;;\n\
-    *app-server*) [ ! -e WORLD/useless ] || exit 3; [ -d \"$HOME/.codex\" ] || exit 1; exec STUB --provider codex --events WORLD/codex.events -- \"$@\";;\n*) exec cat;;\nesac\n";
+    *app-server*) [ ! -e WORLD/useless ] || exit 3; [ -d \"$HOME/.codex\" ] || exit 1; [ ! -e WORLD/stubborn ] || trap '' TERM; exec STUB --provider codex --events WORLD/codex.events -- \"$@\";;\n*) exec cat;;\nesac\n";
 
 /// Starts Codex joined, and keeps it there.
 fn joined(setup: Setup) -> TestEnv {
@@ -138,4 +138,43 @@ fn a_restart_that_is_not_followed_in_time_has_nothing_offered_to_a_program_that_
     env.install("codex", &script);
     let _started = env.ccb(&["restart", "codex"]).ok();
     assert_eq!(env.settled(&id)["settlement"]["reply"], format!("answer to {id}"));
+}
+
+#[test]
+fn nothing_is_given_to_a_program_whose_pane_is_being_closed() {
+    let env = joined(Setup::default().with("CCB_FAILPOINT", "mount.closed=wait:{world}/noted"));
+    // It serves for two seconds more, and is not to: askd has heard that it is being ended, and has not gone on.
+    std::fs::write(env.dir().join("stubborn"), "").unwrap();
+    let _restarted = env.ccb(&["restart", "codex"]).ok();
+    env.until_state("codex", "idle");
+    let (noted, heard) = (env.dir().join("noted"), env.dir().join("noted.reached"));
+    let kept_back = || {
+        until("askd has heard of it", || heard.exists().then_some(()));
+        let _lives = env.process("app-server --listen");
+        let id = env.submit("codex", &[], "to the next one");
+        told(&env, &id, "its pane is being closed");
+        assert_eq!(env.received("codex", &id), 0);
+        id
+    };
+    let answered = |id: &str| {
+        assert_eq!(env.settled(id)["settlement"]["reply"], format!("answer to {id}"));
+        assert_eq!(env.received("codex", id), 1);
+    };
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    env.kill(tmux.trim().parse().unwrap());
+    let id = kept_back();
+    std::fs::write(&noted, "").unwrap();
+    answered(&id);
+
+    // Closed by its human it is started by nobody but them; then anew, and not taken for the one that still runs.
+    for mark in [&noted, &heard] {
+        std::fs::remove_file(mark).unwrap();
+    }
+    let _closed = env.tmux(&["kill-pane", "-t", &env.pane("codex")]).ok();
+    let id = kept_back();
+    let starting = env.begin("ccb", &["--detach"], "");
+    std::fs::write(&noted, "").unwrap();
+    let started = starting.end();
+    assert!(started.out.contains("started: codex"), "{started:?}");
+    answered(&id);
 }

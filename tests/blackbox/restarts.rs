@@ -149,6 +149,26 @@ fn an_agent_that_was_closed_is_started() {
 }
 
 #[test]
+fn agents_whose_last_pane_was_closed_do_not_come_back_by_themselves() {
+    let env = TestEnv::start(Setup::default());
+    for order in ["kill-pane", "kill-session", "kill-server"] {
+        for by_an_earlier_worker in [false, true] {
+            if by_an_earlier_worker {
+                env.kill(env.askd().0);
+                goes_on(&env, "stub");
+            }
+            let _closed = env.tmux(&[order]).ok();
+            let why = env.until_state("stub", "not running");
+            assert!(why.contains("its pane was closed"), "{order}: {why}");
+            let started = env.ccb(&["--detach"]).ok();
+            assert!(started.contains("started: stub"), "{order}: {started}");
+            goes_on(&env, "stub");
+        }
+    }
+    assert_eq!(env.events_of("stub", "start").len(), 7);
+}
+
+#[test]
 fn a_pane_that_cannot_be_seen_for_once_is_looked_at_again() {
     let programs = Path::new(env!("CARGO_BIN_EXE_ccb")).parent().unwrap().display();
     let path = format!("{{world}}/bin:{programs}:/usr/local/bin:/usr/bin:/bin");

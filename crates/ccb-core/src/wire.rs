@@ -577,7 +577,7 @@ pub enum RunnerEvent {
         /// Whether the runner starts it again.
         again: bool,
     },
-    /// The pane was closed by somebody.
+    /// The pane is being closed by somebody: what runs in it is being ended.
     Closed,
 }
 

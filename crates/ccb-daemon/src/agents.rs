@@ -87,6 +87,25 @@ pub(crate) struct Runner {
     pub(crate) orders: Option<Out>,
     /// Which connection that is.
     pub(crate) connection: u64,
+    /// The tmux server of its pane, once that is known.
+    pub(crate) terminal: Option<Identity>,
+    /// Whether it has told that it is ending what runs in its pane.
+    pub(crate) closing: bool,
+}
+
+impl Runner {
+    /// Returns why what runs in its pane is ending or about to, if it is: a program that still answers does not know it.
+    pub(crate) fn ending(&self) -> Option<&'static str> {
+        if self.closing {
+            Some("its pane is being closed")
+        } else if !self.identity.is_alive() {
+            Some("its pane has just died")
+        } else if self.terminal.as_ref().is_some_and(|terminal| !terminal.is_alive()) {
+            Some("the tmux server of its pane has just died")
+        } else {
+            None
+        }
+    }
 }
 
 /// Returns whether a remembered error is a limit of the provider.
@@ -127,6 +146,11 @@ impl Agents {
         let table = self.lock();
         let orders = table.get(agent).and_then(|slot| slot.runner.as_ref()).and_then(|runner| runner.orders.as_ref());
         orders.is_some_and(|orders| orders.send(line).is_ok())
+    }
+
+    /// Returns why what runs in an agent's pane is ending, if it is.
+    pub(crate) fn ending(&self, agent: &AgentName) -> Option<&'static str> {
+        self.lock().get(agent)?.runner.as_ref()?.ending()
     }
 
     /// Remembers an error of an agent, for people to see.

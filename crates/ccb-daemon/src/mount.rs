@@ -55,8 +55,8 @@ const BREAKER: usize = 5;
 /// The size (bytes) of the largest configuration.
 const CONFIG_LIMIT: u64 = 1 << 20;
 
-/// How long a tmux server may take to end after its first pane has.
-const DYING: Duration = Duration::from_millis(300);
+/// How long a pane may take to end: its runner gives each program two seconds.
+const ENDING: Duration = Duration::from_secs(6);
 
 /// The store's key for what is mounted.
 const KEY: &str = "mount";
@@ -101,6 +101,8 @@ pub(crate) struct Mounts {
     terminals: Terminals,
     /// Told when an agent's runner has died.
     pub(crate) runner_gone: Notify,
+    /// The same, for whoever waits for it within a mount.
+    ended: Notify,
 }
 
 impl Mounts {
@@ -116,6 +118,7 @@ impl Mounts {
             restarts: Restarts::default(),
             terminals: Terminals::new(own),
             runner_gone: Notify::new(),
+            ended: Notify::new(),
         }
     }
 
@@ -133,6 +136,7 @@ impl Mounts {
         if let Err(refusal) = self.configure(&config).await {
             log(&format!("the configuration cannot be used now: {}", refusal.message));
         }
+        self.watch_terminals().await;
         self.recall_broken().await;
         self.listen_for_breaks();
         let running = self.kept.lock().await.running.clone();
@@ -250,6 +254,7 @@ impl Mounts {
         self.configure(&config).await?;
         let mut mounted = Mounted::default();
         for agent in wanted {
+            self.until_ended(&agent.name).await;
             let reported = self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some());
             if reported || self.is_running(&agent.name).await {
                 mounted.running.push(agent.name);
@@ -391,6 +396,20 @@ impl Mounts {
             .map_err(|error| Refusal::new(Code::Launch, format!("there is no place for tmux's socket: {error}")))
     }
 
+    /// Waits until a pane that is ending has ended: it is started anew after that, and not taken for one that runs.
+    async fn until_ended(&self, agent: &AgentName) {
+        let ended = async {
+            loop {
+                let news = self.ended.notified();
+                if self.agents.ending(agent).is_none() {
+                    return;
+                }
+                news.await;
+            }
+        };
+        tokio::time::timeout(ENDING, ended).await.ok();
+    }
+
     /// Whether the process that was last started in the agent's pane is alive, whether it has reported or not.
     async fn is_running(&self, agent: &AgentName) -> bool {
         self.kept.lock().await.running.get(agent).is_some_and(Identity::is_alive)
@@ -435,11 +454,17 @@ impl Mounts {
             server.tiled(&pane.pins.pane).await.ok();
         }
         server.label(&pane.pins.pane, agent.as_str()).await.ok();
-        self.kept.lock().await.terminals.insert(agent.clone(), pane.pins.server.clone());
-        if host == Host::Own {
-            self.terminals.owns(pane.pins.server);
+        let (terminal, runner) = (pane.pins.server, pane.pins.process);
+        self.kept.lock().await.terminals.insert(agent.clone(), terminal.clone());
+        // It may have reported before we heard of its pane.
+        if let Some(reported) = self.agents.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut())
+            && reported.identity == runner
+        {
+            reported.terminal = Some(terminal.clone());
         }
-        let runner = pane.pins.process;
+        if host == Host::Own {
+            self.terminals.owns(server, terminal);
+        }
         self.keep_running(agent, Some(runner.clone())).await;
         self.await_return(agent.clone(), runner);
         Ok(true)
@@ -484,6 +509,7 @@ impl Mounts {
         let (choice, rung, why) = self.chosen(&config, &env).await?;
         let socket = self.server().await?.socket().display().to_string();
         let pane = pane.map(|pane| (socket, pane));
+        let terminal = self.terminal_of(agent, &identity).await;
         {
             let mut table = self.agents.lock();
             let Some(slot) = table.get_mut(agent) else {
@@ -498,6 +524,8 @@ impl Mounts {
                 pane: pane.clone(),
                 orders: Some(orders.clone()),
                 connection,
+                terminal,
+                closing: false,
             });
             slot.rung = (rung, why);
             slot.unheard = None;
@@ -564,7 +592,7 @@ impl Mounts {
         }
         let (tx, tasks) = unbounded_channel();
         slot.tasks = Some((tx, rung));
-        let line = Line::new(agent.clone(), self.engine.clone(), tasks);
+        let line = Line::new(agent.clone(), self.engine.clone(), self.agents.clone(), tasks);
         tokio::spawn(drive(line, self.agents.clone()));
     }
 
@@ -589,6 +617,9 @@ impl Mounts {
     /// A runner tells what became of what it started.
     pub(crate) async fn report(self: &Arc<Self>, agent: &AgentName, event: RunnerEvent) {
         if event == RunnerEvent::Closed {
+            if let Some(runner) = self.agents.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut()) {
+                runner.closing = true;
+            }
             failpoint::hit("mount.closed").await;
         }
         match &event {
@@ -608,8 +639,7 @@ impl Mounts {
                 }
             }
             RunnerEvent::ServerEnded { how } => self.agents.error(agent, format!("its server ended: {how}")),
-            // The terminal may have died under the pane: then nobody wanted it closed.
-            RunnerEvent::Closed if self.terminal_died(agent, DYING).await => {}
+            RunnerEvent::Closed if self.terminal_was_killed(agent).await => {}
             RunnerEvent::Closed => self.keep_running(agent, None).await,
             RunnerEvent::ServerStarted { .. } => {}
         }
@@ -645,6 +675,7 @@ impl Mounts {
             slot.tui = None;
         }
         self.runner_gone.notify_one();
+        self.ended.notify_waiters();
         let wanted = self.kept.lock().await.running.contains_key(agent);
         let why =
             if wanted { "its pane died; it is started again" } else { "its pane was closed; start it with `ccb`" };
@@ -657,14 +688,13 @@ impl Mounts {
 
     /// Starts an agent's pane again, unless it dies, or cannot be opened, each time.
     async fn respawn(self: &Arc<Self>, agent: &AgentName, why: &str) {
-        log(&format!("{agent}: {why}"));
         // Its death may be seen by two watchers: the second must not count the successor among the dead.
         let turn = self.restarts.turn(agent);
         let _one_at_a_time = turn.lock().await;
         if self.is_running(agent).await {
             return;
         }
-        let _noted = self.terminal_died(agent, Duration::ZERO).await;
+        log(&format!("{agent}: {why}"));
         while self.kept.lock().await.running.contains_key(agent) {
             let short = {
                 let mut starts = self.starts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -705,7 +735,7 @@ impl Mounts {
             self.agents.order(agent, &Order::Stop);
         }
         for identity in runners {
-            tokio::time::timeout(Duration::from_secs(6), identity.ended()).await.ok();
+            tokio::time::timeout(ENDING, identity.ended()).await.ok();
         }
         if matches!(self.kept.lock().await.host, Host::Own)
             && let Ok(server) = self.server().await

@@ -300,6 +300,21 @@ impl Server {
         Ok(panes?.into_iter().flatten().collect())
     }
 
+    /// Waits until the server lets go whoever waits for something, as it does before it ends in order (measured on
+    /// 3.3a; its socket it leaves behind however it ends). False: it was killed, or nobody can tell. tmux is run by the
+    /// program that `guard` names.
+    pub(crate) async fn lets_go(&self, guard: &[String]) -> bool {
+        let mut tmux = self.tmux(guard, vec![command("wait-for", &["ccb-end"])]);
+        tmux.stdout(Stdio::null()).stderr(Stdio::null());
+        tmux.status().await.is_ok_and(|status| status.success())
+    }
+
+    /// Returns whether this process is the server, and answers.
+    pub(crate) async fn is_served_by(&self, server: &Identity) -> bool {
+        let pid = self.run(vec![command("display-message", &["-p", "#{pid}"])], None).await;
+        pid.is_ok_and(|pid| pid.trim_end() == server.pid.to_string())
+    }
+
     /// Returns the pane as it is now.
     pub async fn pane(&self, pane: &str) -> Result<Pane> {
         let out = self.run(vec![command("display-message", &["-p", "-t", id(pane)?, FORMAT])], None).await?;
@@ -470,17 +485,26 @@ impl Server {
     }
 
     /// Runs commands in one call of tmux, in `dir`, and returns what they print.
-    async fn run(&self, commands: Vec<Vec<String>>, dir: Option<&Path>) -> Result<String> {
-        let mut tmux = Command::new("tmux");
+    /// Returns tmux with these commands, run by the program that `guard` names, if it names one.
+    fn tmux(&self, guard: &[String], commands: Vec<Vec<String>>) -> Command {
+        let mut all = guard.iter().map(String::as_str).chain(["tmux"]);
+        let mut tmux = Command::new(all.next().unwrap_or_default());
+        tmux.args(all);
         if self.ours {
             tmux.args(["-f", "/dev/null"]);
         }
         tmux.arg("-S").arg(&self.socket).args(words(commands));
         tmux.env_clear().envs(environment());
+        tmux.stdin(Stdio::null()).kill_on_drop(true);
+        tmux
+    }
+
+    async fn run(&self, commands: Vec<Vec<String>>, dir: Option<&Path>) -> Result<String> {
+        let mut tmux = self.tmux(&[], commands);
         if let Some(dir) = dir.filter(|dir| dir.is_dir()) {
             tmux.current_dir(dir);
         }
-        tmux.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        tmux.stdout(Stdio::piped()).stderr(Stdio::piped());
         let child = tmux.spawn().map_err(Error::Start)?;
         let output = match tokio::time::timeout(DEADLINE, child.wait_with_output()).await {
             Ok(output) => output.map_err(Error::Lost)?,

@@ -28,6 +28,7 @@ use ccb_core::wire::RunnerEvent;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::time::Instant;
 
+use crate::agents::Agents;
 use crate::engine::Engine;
 
 /// What a transport is told.
@@ -133,6 +134,8 @@ pub(crate) struct Line {
     pub(crate) agent: AgentName,
     /// Where its evidence goes.
     pub(crate) engine: Engine,
+    /// Where it is seen that its pane is ending.
+    agents: Agents,
     /// What it is told.
     tasks: UnboundedReceiver<Task>,
     /// What it was told, and comes back to.
@@ -148,20 +151,28 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 
 impl Line {
     /// Returns the line of an agent of which nothing was told.
-    pub(crate) fn new(agent: AgentName, engine: Engine, tasks: UnboundedReceiver<Task>) -> Self {
-        Self { agent, engine, tasks, held: VecDeque::new(), told: None, heard: None }
+    pub(crate) fn new(agent: AgentName, engine: Engine, agents: Agents, tasks: UnboundedReceiver<Task>) -> Self {
+        Self { agent, engine, agents, tasks, held: VecDeque::new(), told: None, heard: None }
     }
 
-    /// Waits for the next task; none: there will be no more.
+    /// Waits for the next task; none: there will be no more. Offers to what is ending with its pane go back.
     pub(crate) async fn task(&mut self) -> Option<Task> {
-        let task = match self.held.pop_front() {
-            Some(task) => Some(task),
-            None => self.tasks.recv().await,
-        };
-        if let Some(Task::Offer(Offer { id, attempt, .. }) | Task::Reconcile { id, attempt, .. }) = &task {
-            self.heard = Some((id.clone(), *attempt));
+        loop {
+            let task = match self.held.pop_front() {
+                Some(task) => Some(task),
+                None => self.tasks.recv().await,
+            };
+            if let Some(Task::Offer(Offer { id, attempt, .. }) | Task::Reconcile { id, attempt, .. }) = &task {
+                self.heard = Some((id.clone(), *attempt));
+            }
+            match (task, self.agents.ending(&self.agent)) {
+                (Some(Task::Offer(offer)), Some(why)) => {
+                    self.presence(Presence::Starting { why: why.to_owned() });
+                    self.not_handed_over(&offer, why);
+                }
+                (task, _) => return task,
+            }
         }
-        task
     }
 
     /// Tells what the agent is doing, if that is news.

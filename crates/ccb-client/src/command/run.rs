@@ -183,11 +183,12 @@ impl Pane {
         self.link.call(&report);
     }
 
-    /// The pane is being closed by somebody: everything ends first, then askd hears of it, if it listens.
+    /// The pane is being closed by somebody: askd hears of it first, if it listens, so that nothing is given to what is
+    /// about to end.
     fn closed(&mut self) {
         self.link.close();
-        self.end_all();
         self.report(RunnerEvent::Closed);
+        self.end_all();
     }
 
     /// Ends everything that was started here.
@@ -360,6 +361,7 @@ impl Pane {
         self.terminal.restore();
         if status.success() {
             self.link.close();
+            self.report(RunnerEvent::Closed);
             self.server.end(&self.signals.child);
             self.report(RunnerEvent::TuiEnded { how: how(status), again: false });
             return Next::End;

@@ -77,6 +77,7 @@ impl Mounts {
 
     /// Ends an agent's program and starts it again, or starts one that does not run.
     pub(crate) async fn restart(self: &Arc<Self>, agent: AgentName, call: Restart) -> Result<Restarted, Refusal> {
+        self.until_ended(&agent).await;
         let doing = self.doing(&agent).await?;
         if !call.force {
             doing.refuse(&agent)?;

@@ -1,23 +1,38 @@
-//! The tmux servers that agents' panes were opened in, and which of them have died without an order.
+//! The tmux servers of the project's own that agents' panes were opened in, and how each has ended.
 
-use std::io;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ccb_core::id::AgentName;
 use ccb_core::wire::Host;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
 
-use super::Mounts;
+use super::{Mounts, ccb_program};
 use crate::process::Identity;
+use crate::tmux::Server;
 
-/// How long a tmux server may take to accept a connection before it counts as busy.
-const REACH: Duration = Duration::from_secs(1);
+/// How long a tmux server may take to end after it has let go whoever waited for that, and the other way round.
+const MOMENT: Duration = Duration::from_secs(1);
+
+/// How long it may take to learn how a server has ended whose pane has.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How a tmux server has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// By its last pane, or an order: who closed its panes wanted that.
+    InOrder,
+    /// Otherwise.
+    Killed,
+}
 
 /// The tmux servers of the panes.
 pub(super) struct Terminals {
-    /// Those that are known to have died without an order: another may serve under the same name by the time the
-    /// second of its panes tells its end.
-    died: std::sync::Mutex<Vec<Identity>>,
+    /// Each with how it has ended, once it has: another may serve under the same name by the time the last of its
+    /// panes tells its end.
+    ends: Mutex<Vec<(Identity, watch::Receiver<Option<End>>)>>,
     /// Where a server of the project's own is told: it can own the daemon.
     own: UnboundedSender<Identity>,
 }
@@ -25,52 +40,87 @@ pub(super) struct Terminals {
 impl Terminals {
     /// Returns none; those of the project's own will be told to `own`.
     pub(super) fn new(own: UnboundedSender<Identity>) -> Self {
-        Self { died: std::sync::Mutex::default(), own }
+        Self { ends: Mutex::default(), own }
     }
 
-    fn died(&self) -> std::sync::MutexGuard<'_, Vec<Identity>> {
-        self.died.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn ends(&self) -> MutexGuard<'_, Vec<(Identity, watch::Receiver<Option<End>>)>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A pane was opened in this server of the project's own.
-    pub(super) fn owns(&self, server: Identity) {
-        self.own.send(server).ok();
+    pub(super) fn owns(&self, server: Server, terminal: Identity) {
+        self.own.send(terminal.clone()).ok();
+        self.watch(server, terminal);
+    }
+
+    /// Waits for the end of a server of the project's own, to know how it was.
+    pub(super) fn watch(&self, server: Server, terminal: Identity) {
+        let mut ends = self.ends();
+        if ends.iter().any(|(known, _)| *known == terminal) {
+            return;
+        }
+        let (tell, told) = watch::channel(None);
+        ends.push((terminal.clone(), told));
+        tokio::spawn(async move { tell.send(Some(end(&server, &terminal).await)).ok() });
+    }
+
+    fn end_of(&self, terminal: &Identity) -> Option<watch::Receiver<Option<End>>> {
+        self.ends().iter().find(|(known, _)| known == terminal).map(|(_, told)| told.clone())
     }
 }
 
-impl Mounts {
-    /// Whether the tmux server of an agent's pane, if it is our own, died without an order to end.
-    pub(super) async fn terminal_died(&self, agent: &AgentName, patience: Duration) -> bool {
-        let terminal = self.kept.lock().await.terminals.get(agent).cloned();
-        let is_known = || terminal.as_ref().is_some_and(|terminal| self.terminals.died().contains(terminal));
-        if is_known() {
-            return true;
-        }
-        // A server that is just being killed takes its panes with it before its socket.
-        let ended = match &terminal {
-            Some(terminal) => tokio::time::timeout(patience, terminal.ended()).await.is_ok(),
-            None => false,
+/// Waits until a server has ended, and returns how.
+async fn end(server: &Server, terminal: &Identity) -> End {
+    // The words that have a program end with us, even by `kill -9`.
+    let guard: Vec<String> = ccb_program().map_or_else(
+        |_| Vec::new(),
+        |ccb| vec![ccb.display().to_string(), "guard".into(), std::process::id().to_string(), "--".into()],
+    );
+    while terminal.is_alive() {
+        let mut let_go = pin!(server.lets_go(&guard));
+        let let_go = tokio::select! {
+            let_go = &mut let_go => let_go,
+            _ = terminal.ended() => tokio::time::timeout(MOMENT, let_go).await.unwrap_or(false),
         };
-        // Another agent's return may have made a new one in its place already. One that ends in order removes its
-        // socket, and nobody returns.
-        let replaced = ended && self.own_socket().is_ok_and(|socket| socket.exists());
-        let own = matches!(self.kept.lock().await.host, Host::Own);
-        let died = (own && replaced) || self.socket_is_deserted().await || is_known();
-        if died && !is_known() {
-            self.terminals.died().extend(terminal);
+        if tokio::time::timeout(MOMENT, terminal.ended()).await.is_ok() {
+            return if let_go { End::InOrder } else { End::Killed };
         }
-        died
+        // It lives: somebody has ended who waited for us.
+        tokio::time::sleep(MOMENT).await;
+    }
+    End::Killed
+}
+
+impl Mounts {
+    /// Returns the tmux server of the pane that this process runs, if it is the last one that was opened for the agent.
+    pub(super) async fn terminal_of(&self, agent: &AgentName, runner: &Identity) -> Option<Identity> {
+        let kept = self.kept.lock().await;
+        kept.running.get(agent).filter(|running| *running == runner).and_then(|_| kept.terminals.get(agent).cloned())
     }
 
-    /// Whether our own tmux server has left its socket behind, which an orderly end removes.
-    async fn socket_is_deserted(&self) -> bool {
-        let Ok(server) = self.server().await else { return false };
-        let own = matches!(self.kept.lock().await.host, Host::Own);
-        if !own || !server.socket().exists() {
-            return false;
+    /// Waits for the ends of the servers of the project's own that an earlier worker has opened panes in.
+    pub(super) async fn watch_terminals(&self) {
+        let kept = self.kept.lock().await.clone();
+        let Ok(server) = self.server().await else { return };
+        for terminal in kept.terminals.into_values().filter(|_| kept.host == Host::Own) {
+            self.terminals.watch(server.clone(), terminal);
         }
-        let reached = tokio::time::timeout(REACH, tokio::net::UnixStream::connect(server.socket())).await;
-        // One that is only too busy has not died.
-        reached.is_ok_and(|reached| reached.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock))
+    }
+
+    /// Whether an agent's pane has ended because its tmux server, one of the project's own, was killed: then nobody
+    /// wanted the pane closed.
+    pub(super) async fn terminal_was_killed(&self, agent: &AgentName) -> bool {
+        let terminal = self.kept.lock().await.terminals.get(agent).cloned();
+        let Some((terminal, mut end)) = terminal.and_then(|it| self.terminals.end_of(&it).map(|end| (it, end))) else {
+            return false;
+        };
+        let Ok(server) = self.server().await else { return false };
+        tokio::select! {
+            biased;
+            end = end.wait_for(Option::is_some) => end.is_ok_and(|end| *end == Some(End::Killed)),
+            // One that outlives its pane has closed it.
+            true = server.is_served_by(&terminal) => false,
+            () = tokio::time::sleep(PATIENCE) => false,
+        }
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod hooked;
 pub(crate) mod launch;
 
 use std::collections::VecDeque;
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -174,6 +175,13 @@ impl Wire {
     }
 }
 
+/// Whether a connection broke with something in it that the viewer had not read. Linux tells that by *reset* instead of
+/// an end; a line that is not read to its end, and that is so of the last one, is not acted on.
+fn is_unread(error: &anyhow::Error) -> bool {
+    let reset = error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionReset);
+    cfg!(target_os = "linux") && reset
+}
+
 /// A delivery of which the engine wants to know where it stands.
 struct Asked {
     id: RequestId,
@@ -317,6 +325,11 @@ impl Droid {
         }
         let at = match wire.stands(&id).await {
             Ok(at) => at,
+            Err(error) if is_unread(&error) => {
+                line.presence(Presence::Starting { why: "the connection to its viewer is broken".into() });
+                line.not_handed_over(&offer, "its viewer ended and had not read it");
+                return Err(error);
+            }
             Err(error) => {
                 let why = format!("the connection broke while it was handed over: {error:#}");
                 line.engine.tell(Input::Doubt { id, attempt, why, last: false });
@@ -440,5 +453,43 @@ impl Droid {
             return;
         };
         tell(attempt, bound);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Returns how a connection ends whose viewer ends when it has read so many bytes of an offer.
+    async fn ended_after(read: impl Fn(usize) -> usize) -> anyhow::Error {
+        let dir = tempfile::tempdir().expect("a directory");
+        let reach = dir.path().join("view.sock");
+        let listener = UnixListener::bind(&reach).expect("a socket");
+        let launch = Launch { records: PathBuf::new(), session: String::new(), argv: vec![], resume: (vec![], vec![]) };
+        let place = Place { reach, launch };
+        let (id, text) = (RequestId::new("20261124-1").expect("an id"), "words".repeat(100));
+        let offer = Said::Offer { id: id.clone(), text };
+        let mut unread = vec![0; read(view::line(&offer).len())];
+        let (opened, accepted) = tokio::join!(Wire::open(&place), async {
+            let (mut viewer, _) = listener.accept().await.expect("a connection");
+            viewer.write_all(view::line(&Told::Hello { protocol: PROTOCOL }).as_bytes()).await.expect("a word");
+            viewer
+        });
+        let (mut wire, mut viewer) = (opened.expect("a wire"), accepted);
+        wire.say(&offer).await.expect("an offer");
+        viewer.read_exact(&mut unread).await.expect("some of it");
+        drop(viewer);
+        wire.stands(&id).await.expect_err("nobody is there")
+    }
+
+    #[tokio::test]
+    async fn an_offer_that_its_viewer_has_not_read_to_its_end_was_not_taken() {
+        assert!(!is_unread(&ended_after(|whole| whole).await), "it may have been given to Droid");
+        for unread in [ended_after(|_| 0).await, ended_after(|whole| whole - 1).await] {
+            assert_eq!(is_unread(&unread), cfg!(target_os = "linux"), "{unread:#}");
+        }
     }
 }
