@@ -60,6 +60,18 @@ fn each_kind_of_agent_answers_on_the_watched_rung() {
 }
 
 #[test]
+fn each_kind_of_agent_answers_where_files_cannot_be_watched() {
+    let env = TestEnv::new(world(&KINDS).with("CCB_FAILPOINT", "follow.watch=fail-while:{world}/full"));
+    std::fs::write(env.dir().join("full"), "").unwrap();
+    env.mount();
+    for provider in KINDS {
+        let answer = env.ask_json(provider, "ECHO: looked for");
+        assert_eq!(ended(&answer).0, "looked for", "{provider}: {answer}");
+    }
+    assert!(env.log().contains("files cannot be watched"));
+}
+
+#[test]
 fn five_clients_ask_each_kind_of_agent_twenty_times() {
     let env = TestEnv::start(world(&KINDS));
     let ask = |kind: &str, client: usize| {

@@ -691,7 +691,9 @@ impl Mounts {
         // Its death may be seen by two watchers: the second must not count the successor among the dead.
         let turn = self.restarts.turn(agent);
         let _one_at_a_time = turn.lock().await;
-        if self.is_running(agent).await {
+        // Nobody may want it any more, and another watcher have brought it back.
+        let wanted = self.kept.lock().await.running.get(agent).is_some_and(|runner| !runner.is_alive());
+        if !wanted {
             return;
         }
         log(&format!("{agent}: {why}"));

@@ -492,11 +492,7 @@ impl Claude {
     async fn press_enter_again(&mut self, line: &Line) {
         let stuck = self.at.as_ref().filter(|at| at.stuck && at.again < AGAIN);
         let Some(id) = stuck.map(|at| at.id.clone()) else { return };
-        let asked = id.clone();
-        let wanted = line.engine.look(move |view| {
-            view.state.requests.get(&asked).is_some_and(|request| !request.is_settled() && request.cancel.is_none())
-        });
-        if self.records.status() != Some(&Status::Idle) || !wanted.await.unwrap_or(false) {
+        if self.records.status() != Some(&Status::Idle) || !line.is_wanted(&id).await {
             return;
         }
         let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };

@@ -7,17 +7,24 @@ use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use ccb_core::provider::records::{self, Layout, Lines};
 use ccb_core::provider::{Observation, Provider};
 use notify::event::ModifyKind;
 use notify::{EventKind, RecursiveMode, Watcher as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::Instant;
 
 use super::records::Records;
+use super::until;
+use crate::engine::log;
 
 /// The length (bytes) up to which a first line is read for its session.
 const FIRST_LINE: u64 = 1 << 16;
+
+/// How soon places that cannot be watched are looked at again.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A transcript and how far it has been read.
 #[derive(Clone)]
@@ -168,6 +175,9 @@ pub(crate) struct Watch {
     places: Vec<PathBuf>,
     events: UnboundedReceiver<()>,
     tell: UnboundedSender<()>,
+    /// When the places are looked at next although nothing was told of them: some of them cannot be watched, as a user
+    /// can have no more than so many watches (inotify's limits).
+    blind: Option<Instant>,
 }
 
 impl Watch {
@@ -179,7 +189,7 @@ impl Watch {
     /// Watches each of the places, or the nearest directory above it that exists.
     pub(crate) fn on_all(places: Vec<PathBuf>) -> Self {
         let (tell, events) = unbounded_channel();
-        let mut watch = Self { watcher: None, watched: BTreeMap::new(), places, events, tell };
+        let mut watch = Self { watcher: None, watched: BTreeMap::new(), places, events, tell, blind: None };
         watch.arm();
         watch
     }
@@ -194,12 +204,25 @@ impl Watch {
 
     /// Waits until something has happened there.
     pub(crate) async fn changed(&mut self) {
-        self.events.recv().await;
+        tokio::select! {
+            _ = self.events.recv() => {}
+            () = until(self.blind) => {}
+        }
         while self.events.try_recv().is_ok() {}
         self.arm();
     }
 
     fn arm(&mut self) {
+        let wanted = self.watch_nearest();
+        let is_blind = self.watched.len() < wanted;
+        if is_blind && self.blind.is_none() {
+            log("files cannot be watched (inotify's limits?): they are looked at twice a second instead");
+        }
+        self.blind = is_blind.then(|| Instant::now() + LOOK);
+    }
+
+    /// Watches what is to be watched, as far as that can be; returns how many directories that are.
+    fn watch_nearest(&mut self) -> usize {
         let nearest = |place: &PathBuf| {
             let mut above = place.ancestors().skip(1);
             let itself = Some(place.as_path()).filter(|place| place.is_dir());
@@ -208,9 +231,9 @@ impl Watch {
         let inode = |dir: PathBuf| std::fs::metadata(&dir).ok().map(|data| (dir, data.ino()));
         let wanted: BTreeMap<PathBuf, u64> = self.places.iter().filter_map(nearest).filter_map(inode).collect();
         if self.watcher.is_some() && self.watched == wanted {
-            return;
+            return wanted.len();
         }
-        if self.watcher.is_none() {
+        if self.watcher.is_none() && !crate::failpoint::fails("follow.watch") {
             let tell = self.tell.clone();
             let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 if event.is_ok_and(|event| is_news(event.kind)) {
@@ -219,7 +242,8 @@ impl Watch {
             });
             self.watcher = watcher.ok();
         }
-        let Some(watcher) = &mut self.watcher else { return };
+        let count = wanted.len();
+        let Some(watcher) = &mut self.watcher else { return count };
         for (dir, inode) in &self.watched {
             if wanted.get(dir) != Some(inode) {
                 // One that is gone is watched no more anyway.
@@ -238,6 +262,7 @@ impl Watch {
             }
         }
         self.watched = now;
+        count
     }
 }
 

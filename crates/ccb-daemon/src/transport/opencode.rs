@@ -565,12 +565,8 @@ impl OpenCode {
             (Kind::Ask, false) => prompt::envelope(&offer.id, &offer.message, false),
             (Kind::Ask, true) | (Kind::Notice { .. }, _) => offer.message.clone(),
         };
-        let ready = match self.hear_what_has_come(line, wire).await {
-            Ok(()) => self.session.clone().context("there is no session"),
-            Err(error) => Err(error),
-        };
-        let session = match ready {
-            Ok(session) => session,
+        let (session, newest) = match self.ready(line, wire).await {
+            Ok(ready) => ready,
             Err(error) => {
                 line.presence(Presence::Starting { why: "the connection to its server is broken".into() });
                 line.not_handed_over(&offer, "the connection is broken");
@@ -583,8 +579,6 @@ impl OpenCode {
             return Ok(());
         }
         crate::failpoint::hit("opencode.before-prompt").await;
-        let (newest, _) = wire.history(&session, 1).await?;
-        let newest = newest.iter().rev().find_map(Record::id).map(str::to_owned);
         let message = rpc::message_id(&offer.id, crate::clock::wall(), newest.as_deref());
         let (id, attempt) = (offer.id.clone(), offer.attempt);
         self.error = None;
@@ -615,16 +609,17 @@ impl OpenCode {
     }
 
     /// Takes the events that have come already, and asks what the session is doing: they may tell of a turn that the
-    /// engine did not know of when it decided to offer.
-    async fn hear_what_has_come(&mut self, line: &mut Line, wire: &mut Wire) -> anyhow::Result<()> {
+    /// engine did not know of when it decided to offer. Returns the session and the newest message in it.
+    async fn ready(&mut self, line: &mut Line, wire: &mut Wire) -> anyhow::Result<(String, Option<String>)> {
         while let Some(event) = wire.events.next().now_or_never() {
             let event = rpc::parse(&event?);
             self.event(line, wire, event).await?;
         }
-        if let Some(session) = self.session.clone() {
-            self.status = wire.status(&session).await?;
-        }
-        Ok(())
+        let session = self.session.clone().context("there is no session")?;
+        self.status = wire.status(&session).await?;
+        let (newest, _) = wire.history(&session, 1).await?;
+        let newest = newest.iter().rev().find_map(Record::id).map(str::to_owned);
+        Ok((session, newest))
     }
 
     /// Stops our turn. One that waits behind a turn of the human's is left alone: both would be stopped.
