@@ -1,5 +1,6 @@
 //! The doctor's look at the environment and at the programs that are installed.
 
+use std::io;
 use std::process::{Command, Stdio};
 
 use super::Finding;
@@ -37,7 +38,31 @@ pub(super) fn environment(context: &Context) -> Vec<Finding> {
             findings.push(Finding::note("environment", format!("{name}={value} is set: {means}")));
         }
     }
+    findings.extend(watches(watch()));
     findings
+}
+
+/// Tries what askd does to hear of agents' records.
+#[cfg(target_os = "linux")]
+fn watch() -> io::Result<()> {
+    use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+    let watches = init(CreateFlags::CLOEXEC)?;
+    add_watch(&watches, "/", WatchFlags::CREATE)?;
+    Ok(())
+}
+
+/// Elsewhere the system sets no such limits.
+#[cfg(not(target_os = "linux"))]
+fn watch() -> io::Result<()> {
+    Ok(())
+}
+
+/// Returns what is to be said of files that cannot be watched.
+fn watches(tried: io::Result<()>) -> Option<Finding> {
+    let error = tried.err()?;
+    let what = format!("files cannot be watched ({error}): agents' records are looked at twice a second instead");
+    let mend = "allow more: sysctl fs.inotify.max_user_instances=1024 fs.inotify.max_user_watches=1048576";
+    Some(Finding::note("environment", what).mend(mend))
 }
 
 fn locale(environment: &Environment) -> Option<&str> {
@@ -112,6 +137,14 @@ fn ours(context: &Context) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_cannot_be_watched_are_told_with_what_mends_it() {
+        assert_eq!(watches(Ok(())), None);
+        let finding = watches(Err(rustix::io::Errno::MFILE.into())).expect("a finding");
+        assert!(finding.what.contains("Too many open files") && finding.what.contains("twice a second"), "{finding:?}");
+        assert!(finding.mend.is_some_and(|mend| mend.contains("max_user_instances")));
+    }
 
     #[test]
     fn tmux_tells_its_version_in_several_ways() {
