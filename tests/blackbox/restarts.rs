@@ -149,6 +149,28 @@ fn an_agent_that_was_closed_is_started() {
 }
 
 #[test]
+fn a_second_pane_that_was_refused_takes_nothing_with_it() {
+    let env = TestEnv::start(Setup::default());
+    let (ccb, project) = (env!("CARGO_BIN_EXE_ccb"), env.project().display().to_string());
+    let second = ["split-window", "-d", "-P", "-F", "#{pane_id}", ccb, "run", "stub", "--project", &project];
+    let second = env.tmux(&second).ok();
+    until("it is refused", || {
+        let screen = env.tmux(&["capture-pane", "-p", "-t", second.trim()]).ok();
+        screen.contains("already runs in another pane").then_some(())
+    });
+    let _closed = env.tmux(&["kill-pane", "-t", second.trim()]).ok();
+    until("it has ended", || {
+        let run =
+            |line: &str| line.contains("/ccb run stub") && !line.starts_with("tmux ") && !line.contains(" guard ");
+        (env.processes().iter().filter(|(_, line)| run(line)).count() == 1).then_some(())
+    });
+    goes_on(&env, "stub");
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    env.kill(tmux.trim().parse().unwrap());
+    goes_on(&env, "stub");
+}
+
+#[test]
 fn agents_whose_last_pane_was_closed_do_not_come_back_by_themselves() {
     let env = TestEnv::start(Setup::default());
     for order in ["kill-pane", "kill-session", "kill-server"] {

@@ -614,12 +614,21 @@ impl Mounts {
         Ok(env)
     }
 
-    /// A runner tells what became of what it started.
-    pub(crate) async fn report(self: &Arc<Self>, agent: &AgentName, event: RunnerEvent) {
-        if event == RunnerEvent::Closed {
-            if let Some(runner) = self.agents.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut()) {
-                runner.closing = true;
+    /// A runner tells what became of what it started. Of one that is not the agent's nothing is taken: a second pane was
+    /// refused, and its end is nobody else's.
+    pub(crate) async fn report(self: &Arc<Self>, agent: &AgentName, pid: u32, event: RunnerEvent) {
+        let opened = self.kept.lock().await.running.get(agent).is_some_and(|runner| runner.pid == pid);
+        let reported = match self.agents.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut()) {
+            Some(runner) if runner.identity.pid == pid => {
+                runner.closing |= event == RunnerEvent::Closed;
+                true
             }
+            Some(_) | None => false,
+        };
+        if !opened && !reported {
+            return;
+        }
+        if event == RunnerEvent::Closed {
             failpoint::hit("mount.closed").await;
         }
         match &event {

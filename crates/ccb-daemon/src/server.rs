@@ -287,7 +287,7 @@ impl Connection {
             wire::Report::METHOD => {
                 let wire::Report { agent, event } = parameters(params)?;
                 let agent = self.agent(&agent)?;
-                self.door.mounts.report(&agent, event).await;
+                self.door.mounts.report(&agent, self.pid, event).await;
                 to_value(&wire::Done {})
             }
             _ => Err(Refusal::new(Code::NoMethod, format!("no method `{method}`"))

@@ -484,7 +484,6 @@ impl Server {
         }))
     }
 
-    /// Runs commands in one call of tmux, in `dir`, and returns what they print.
     /// Returns tmux with these commands, run by the program that `guard` names, if it names one.
     fn tmux(&self, guard: &[String], commands: Vec<Vec<String>>) -> Command {
         let mut all = guard.iter().map(String::as_str).chain(["tmux"]);
@@ -499,6 +498,7 @@ impl Server {
         tmux
     }
 
+    /// Runs commands in one call of tmux, in `dir`, and returns what they print.
     async fn run(&self, commands: Vec<Vec<String>>, dir: Option<&Path>) -> Result<String> {
         let mut tmux = self.tmux(&[], commands);
         if let Some(dir) = dir.filter(|dir| dir.is_dir()) {

@@ -165,13 +165,10 @@ impl Line {
             if let Some(Task::Offer(Offer { id, attempt, .. }) | Task::Reconcile { id, attempt, .. }) = &task {
                 self.heard = Some((id.clone(), *attempt));
             }
-            match (task, self.agents.ending(&self.agent)) {
-                (Some(Task::Offer(offer)), Some(why)) => {
-                    self.presence(Presence::Starting { why: why.to_owned() });
-                    self.not_handed_over(&offer, why);
-                }
-                (task, _) => return task,
-            }
+            let Some(Task::Offer(offer)) = task else { return task };
+            let Some(why) = self.agents.ending(&self.agent) else { return Some(Task::Offer(offer)) };
+            self.presence(Presence::Starting { why: why.to_owned() });
+            self.not_handed_over(&offer, why);
         }
     }
 
