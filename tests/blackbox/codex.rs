@@ -178,3 +178,38 @@ fn nothing_is_given_to_a_program_whose_pane_is_being_closed() {
     assert!(started.out.contains("started: codex"), "{started:?}");
     answered(&id);
 }
+
+#[test]
+fn nothing_is_given_to_a_program_that_is_ended_by_order() {
+    let env = joined(Setup::default());
+    std::fs::write(env.dir().join("stubborn"), "").unwrap();
+    let _restarted = env.ccb(&["restart", "codex"]).ok();
+    env.until_state("codex", "idle");
+    let killing = env.begin("ccb", &["kill"], "");
+    let runs = |word: &str| env.processes().iter().any(|(_, line)| line.trim_end() == word);
+    until("its interface has ended", || (!runs("cat")).then_some(()));
+    let _lives = env.process("app-server --listen");
+    let id = env.submit("codex", &[], "to the next one");
+    told(&env, &id, "its pane is being closed");
+    let _killed = killing.end().ok();
+    let _started = env.ccb(&["--detach"]).ok();
+    assert_eq!(env.settled(&id)["settlement"]["reply"], format!("answer to {id}"));
+    assert_eq!(env.received("codex", &id), 1);
+}
+
+#[test]
+fn a_program_keeps_the_configuration_that_it_was_started_with() {
+    let env = joined(Setup::default());
+    let stub = Path::new(env!("CARGO_BIN_EXE_ccb")).with_file_name("stub-agent").display().to_string();
+    env.configure(&format!("[agents.codex]\nprovider = \"codex\"\ncommand = \"{stub}\"\ntranscript = \"t.jsonl\"\n"));
+    let _trusted = env.ccb(&["trust", "--yes"]).ok();
+    let said = env.ccb(&["--detach"]).ok();
+    assert!(said.contains("running already: codex"), "{said}");
+    env.kill(env.askd().0);
+    env.until_state("codex", "idle");
+    let answer = env.ask_json("codex", "to what runs");
+    assert_eq!(answer["settlement"]["reply"], format!("answer to {}", answer["id"].as_str().unwrap()), "{answer}");
+    assert_eq!(env.agent("codex")["rung"], "joined");
+    let _restarted = env.ccb(&["restart", "codex"]).ok();
+    until("it is started as it is configured now", || (env.agent("codex")["rung"] == "watched").then_some(()));
+}

@@ -419,3 +419,19 @@ fn a_turn_of_droids_that_is_in_no_record_any_more_is_over() {
     assert_eq!(messages(&env, &id), 1);
     assert_eq!(env.ask("droid", "next").code, Some(0));
 }
+
+#[test]
+fn a_start_in_the_moment_of_an_agents_death_takes_no_conversation_from_it() {
+    let setup = Setup::default().with("CCB_FAILPOINT", "mount.closed=wait:{world}/noted");
+    let env = with(setup, "rung = \"hooked\"\n", true);
+    let _started = env.ccb(&["--detach"]).ok();
+    assert_eq!(env.ask("droid", "ECHO: before").ok(), "before\n");
+    let tmux = env.tmux(&["display-message", "-p", "#{pid}"]).ok();
+    env.kill(tmux.trim().parse().unwrap());
+    until("askd has heard of it", || env.dir().join("noted.reached").exists().then_some(()));
+    let starting = env.begin("ccb", &["--detach"], "");
+    std::fs::write(env.dir().join("noted"), "").unwrap();
+    let _started = starting.end().ok();
+    assert_eq!(env.ask("droid", "ECHO: after").ok(), "after\n");
+    assert_eq!(sessions(&env), 1, "it has come back in its session");
+}

@@ -75,14 +75,17 @@ fn what_was_typed_to_a_dead_program_does_not_reach_its_successor() {
     // Line by line it would take it for prompts.
     env.presses("stub", &["-l", "ECHO: a prompt"]);
     env.presses("stub", &["Enter"]);
+    let terminal = std::fs::File::open(format!("/proc/{runner}/fd/0")).unwrap();
+    until("its terminal holds it", || (rustix::io::ioctl_fionread(&terminal).unwrap() == 15).then_some(()));
+    drop(terminal);
     signal(runner, Signal::CONT);
     until("it is started again", || (env.events_of("stub", "start").len() == 2).then_some(()));
     goes_on(&env, "stub");
     assert_eq!(env.events_of("stub", "junk").len(), 0);
 }
 
-#[test]
-fn a_program_that_cannot_live_is_left_alone_with_its_cause_until_a_restart() {
+/// Has a program end again and again, and be started once its cause is seen to: by `ccb`, or by hand in its pane.
+fn left_alone_until_started(by_hand: bool) {
     let env = TestEnv::new(Setup::default());
     let config = env.project().join(".ccb/ccb.config");
     let text = std::fs::read_to_string(&config).unwrap();
@@ -108,9 +111,26 @@ fn a_program_that_cannot_live_is_left_alone_with_its_cause_until_a_restart() {
     assert_eq!(env.explain(&id)["request"]["state"], "queued");
     // Its cause is seen to.
     write(&format!("exec {stub} \"$@\""));
-    assert_eq!(env.ccb(&["restart", "stub"]).ok(), "stub has been started again\n");
+    if by_hand {
+        env.presses("stub", &["Enter"]);
+    } else {
+        let started = env.ccb(&["--detach"]).ok();
+        assert!(started.contains("started: stub"), "{started}");
+    }
     assert_eq!(env.settled(&id)["settlement"]["reply"], "at last");
+    // Somebody wants it again.
+    env.kill(env.process("/ccb run stub"));
     goes_on(&env, "stub");
+}
+
+#[test]
+fn a_program_that_cannot_live_is_left_alone_with_its_cause_until_it_is_started() {
+    left_alone_until_started(false);
+}
+
+#[test]
+fn a_program_that_cannot_live_is_left_alone_with_its_cause_until_somebody_enters() {
+    left_alone_until_started(true);
 }
 
 #[test]

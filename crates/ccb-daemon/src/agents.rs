@@ -89,15 +89,15 @@ pub(crate) struct Runner {
     pub(crate) connection: u64,
     /// The tmux server of its pane, once that is known.
     pub(crate) terminal: Option<Identity>,
-    /// Whether it has told that it is ending what runs in its pane.
-    pub(crate) closing: bool,
+    /// Why what runs in its pane is being ended, once it has told so or was ordered to.
+    pub(crate) closing: Option<&'static str>,
 }
 
 impl Runner {
     /// Returns why what runs in its pane is ending or about to, if it is: a program that still answers does not know it.
     pub(crate) fn ending(&self) -> Option<&'static str> {
-        if self.closing {
-            Some("its pane is being closed")
+        if self.closing.is_some() {
+            self.closing
         } else if !self.identity.is_alive() {
             Some("its pane has just died")
         } else if self.terminal.as_ref().is_some_and(|terminal| !terminal.is_alive()) {
@@ -107,6 +107,9 @@ impl Runner {
         }
     }
 }
+
+/// Why nothing is given to what runs in a pane that somebody closes.
+pub(crate) const CLOSING: &str = "its pane is being closed";
 
 /// Returns whether a remembered error is a limit of the provider.
 fn is_limit(error: &str) -> bool {
@@ -143,9 +146,23 @@ impl Agents {
     /// Sends an order to an agent's runner; false if it has no connection now.
     pub(crate) fn order(&self, agent: &AgentName, order: &Order) -> bool {
         let line = wire::notice_line("order", order);
-        let table = self.lock();
-        let orders = table.get(agent).and_then(|slot| slot.runner.as_ref()).and_then(|runner| runner.orders.as_ref());
-        orders.is_some_and(|orders| orders.send(line).is_ok())
+        let mut table = self.lock();
+        let Some(runner) = table.get_mut(agent).and_then(|slot| slot.runner.as_mut()) else { return false };
+        let sent = runner.orders.as_ref().is_some_and(|orders| orders.send(line).is_ok());
+        match order {
+            // From now on, though it still answers.
+            Order::Stop if sent => runner.closing = Some(CLOSING),
+            Order::Restart if sent => runner.closing = Some("what runs in its pane is ended, to be started again"),
+            Order::Stop | Order::Restart | Order::Next { .. } | Order::Tui { .. } => {}
+        }
+        sent
+    }
+
+    /// An order to start anew was not followed: what runs is as it was.
+    pub(crate) fn not_ending(&self, agent: &AgentName) {
+        if let Some(runner) = self.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut()) {
+            runner.closing = None;
+        }
     }
 
     /// Returns why what runs in an agent's pane is ending, if it is.

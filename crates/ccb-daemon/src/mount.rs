@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 
-use crate::agents::{Agents, Runner, Slot};
+use crate::agents::{Agents, CLOSING, Runner, Slot};
 use crate::door::queue::Out;
 use crate::engine::{Engine, log};
 use crate::failpoint;
@@ -158,7 +158,7 @@ impl Mounts {
     fn await_return(self: &Arc<Self>, agent: AgentName, identity: Identity) {
         let mounts = self.clone();
         tokio::spawn(async move {
-            identity.ended().await.ok();
+            identity.died().await;
             let reported = mounts.agents.lock().get(&agent).is_some_and(|slot| slot.runner.is_some());
             if !reported {
                 mounts.respawn(&agent, "its pane died before it reported to the new askd").await;
@@ -241,37 +241,48 @@ impl Mounts {
         self.can_all_start(&wanted, &call.env).await?;
         crate::files::write_durable(&self.files.path(ENVIRONMENT), to_json(&call.env).as_bytes())
             .map_err(|error| Refusal::new(Code::Store, format!("cannot keep the agents' environment: {error}")))?;
-        {
-            let mut kept = self.kept.lock().await;
-            for agent in &wanted {
-                kept.agents.retain(|known| known.name != agent.name);
-                kept.agents.push(agent.clone());
-            }
-            if !self.alive() {
-                kept.host = call.host;
+        for agent in &wanted {
+            self.until_ended(&agent.name).await;
+        }
+        if !self.alive() && !self.has_panes().await {
+            self.kept.lock().await.host = call.host;
+        }
+        // What is driven stays as it was started, also if its runner reports anew.
+        for agent in &wanted {
+            if !self.is_running(&agent.name).await {
+                self.take_config(agent).await;
             }
         }
         self.configure(&config).await?;
         let mut mounted = Mounted::default();
         for agent in wanted {
-            self.until_ended(&agent.name).await;
+            // Whoever brings it back is through, or has yet to begin.
+            let turn = self.restarts.turn(&agent.name);
+            let _one_at_a_time = turn.lock().await;
             let reported = self.agents.lock().get(&agent.name).is_some_and(|slot| slot.runner.is_some());
-            if reported || self.is_running(&agent.name).await {
+            let is_wanted = self.kept.lock().await.running.contains_key(&agent.name);
+            if (reported && is_wanted) || self.is_running(&agent.name).await {
                 mounted.running.push(agent.name);
                 continue;
             }
-            {
-                // For this launch only: what runs already stays as it was started.
-                let mut kept = self.kept.lock().await;
-                kept.auto_agents.remove(&agent.name);
-                if call.auto {
-                    kept.auto_agents.insert(agent.name.clone());
+            // One that has died and is wanted comes back as it was.
+            if !is_wanted {
+                {
+                    // For this launch only: what runs already stays as it was started.
+                    let mut kept = self.kept.lock().await;
+                    kept.auto_agents.remove(&agent.name);
+                    if call.auto {
+                        kept.auto_agents.insert(agent.name.clone());
+                    }
+                }
+                if !call.resume {
+                    self.agents.set_session(&agent.name, "").await;
                 }
             }
-            if !call.resume {
-                self.agents.set_session(&agent.name, "").await;
-            }
-            let list = if self.open_pane(&agent.name).await? { &mut mounted.started } else { &mut mounted.running };
+            // What has ended again and again is started in the pane that asks whether to.
+            let anew = reported && self.start_in_its_pane(&agent.name).await;
+            let started = anew || self.open_pane(&agent.name).await?;
+            let list = if started { &mut mounted.started } else { &mut mounted.running };
             list.push(agent.name);
         }
         mounted.attach = self.attach().await;
@@ -525,11 +536,12 @@ impl Mounts {
                 orders: Some(orders.clone()),
                 connection,
                 terminal,
-                closing: false,
+                closing: None,
             });
             slot.rung = (rung, why);
             slot.unheard = None;
         }
+        self.ended.notify_waiters();
         self.kept.lock().await.rungs.insert(agent.clone(), rung);
         self.keep_running(agent, Some(identity.clone())).await;
         let program = self.program(&config, &env)?;
@@ -620,7 +632,9 @@ impl Mounts {
         let opened = self.kept.lock().await.running.get(agent).is_some_and(|runner| runner.pid == pid);
         let reported = match self.agents.lock().get_mut(agent).and_then(|slot| slot.runner.as_mut()) {
             Some(runner) if runner.identity.pid == pid => {
-                runner.closing |= event == RunnerEvent::Closed;
+                if event == RunnerEvent::Closed {
+                    runner.closing = Some(CLOSING);
+                }
                 true
             }
             Some(_) | None => false,
@@ -638,6 +652,12 @@ impl Mounts {
                 if unknown {
                     let session = self.agents.session(agent).await;
                     self.agents.set_tui(agent, session);
+                }
+                // Its human may have started it that had ended too often.
+                let runner =
+                    self.agents.lock().get(agent).and_then(|slot| slot.runner.as_ref().map(|r| r.identity.clone()));
+                if let Some(runner) = runner.filter(|_| !opened) {
+                    self.keep_running(agent, Some(runner)).await;
                 }
             }
             RunnerEvent::TuiEnded { how, again } => {
@@ -668,12 +688,15 @@ impl Mounts {
         };
         let (mounts, agent) = (self.clone(), agent.clone());
         tokio::spawn(async move {
-            identity.ended().await.ok();
+            identity.died().await;
             mounts.runner_died(&agent, &identity).await;
         });
     }
 
     async fn runner_died(self: &Arc<Self>, agent: &AgentName, identity: &Identity) {
+        let wanted = self.kept.lock().await.running.contains_key(agent);
+        let why =
+            if wanted { "its pane died; it is started again" } else { "its pane was closed; start it with `ccb`" };
         {
             let mut table = self.agents.lock();
             let Some(slot) = table.get_mut(agent) else { return };
@@ -683,13 +706,10 @@ impl Mounts {
             slot.runner = None;
             slot.tui = None;
         }
-        self.runner_gone.notify_one();
-        self.ended.notify_waiters();
-        let wanted = self.kept.lock().await.running.contains_key(agent);
-        let why =
-            if wanted { "its pane died; it is started again" } else { "its pane was closed; start it with `ccb`" };
         // Before anything new starts, so that a transport never mistakes the new for the old.
         self.agents.task(agent, Task::RunnerGone { why: why.into() });
+        self.runner_gone.notify_one();
+        self.ended.notify_waiters();
         if wanted {
             self.respawn(agent, why).await;
         }
@@ -746,7 +766,7 @@ impl Mounts {
             self.agents.order(agent, &Order::Stop);
         }
         for identity in runners {
-            tokio::time::timeout(ENDING, identity.ended()).await.ok();
+            tokio::time::timeout(ENDING, identity.died()).await.ok();
         }
         if matches!(self.kept.lock().await.host, Host::Own)
             && let Ok(server) = self.server().await

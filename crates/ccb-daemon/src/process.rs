@@ -221,6 +221,13 @@ impl Identity {
         watched.readable().await.map(drop)
     }
 
+    /// Waits for the process's death, also where that cannot be watched: then it is looked at now and again.
+    pub async fn died(&self) {
+        while self.ended().await.is_err() && self.is_alive() {
+            tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+        }
+    }
+
     /// Returns whether the process has switched the terminal on its standard input to single keys, as a drawn
     /// interface does: before that, a paste would be taken apart line by line.
     pub fn reads_single_keys(&self) -> bool {

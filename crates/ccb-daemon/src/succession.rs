@@ -42,9 +42,6 @@ const COPY_RETRY: Duration = Duration::from_millis(200);
 /// How long a tmux server may take to open its socket again.
 const SOCKET: Duration = Duration::from_secs(1);
 
-/// What the kernel calls a tmux server.
-const TMUX: &str = "tmux: server";
-
 /// What the names of copies begin and end with.
 const LEFT: (&str, &str) = ("left-", ".db");
 
@@ -237,7 +234,7 @@ pub(crate) async fn mend_socket(socket: &Path, panes: impl Iterator<Item = &Iden
     if is_served(socket).await {
         return;
     }
-    let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(TMUX));
+    let servers = panes.filter(|pane| pane.is_alive()).filter_map(|pane| pane.parent_named(crate::tmux::PROCESS));
     for server in servers.collect::<Vec<_>>() {
         log(&format!("tmux server {} has lost its socket: it is asked to open it again", server.pid));
         if server.signal(Signal::USR1).unwrap_or(false) {

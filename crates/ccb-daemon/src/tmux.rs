@@ -23,6 +23,9 @@ use crate::process::Identity;
 /// How long tmux may take for one call.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
+/// What a tmux server calls itself as a process.
+pub(crate) const PROCESS: &str = "tmux: server";
+
 /// What of the environment tmux gets, beside what is fixed here.
 const KEPT: &[&str] = &["PATH", "HOME", "SHELL", "USER"];
 

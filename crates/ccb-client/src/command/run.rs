@@ -356,12 +356,15 @@ impl Pane {
         let Some(status) = self.tui.ended() else {
             return Next::GoOn;
         };
+        if status.success() {
+            // First of all, as when its pane is closed: the rest may take its time.
+            self.link.close();
+            self.report(RunnerEvent::Closed);
+        }
         // Another process of it may live on, and would be at the terminal beside the next one.
         self.group.end();
         self.terminal.restore();
         if status.success() {
-            self.link.close();
-            self.report(RunnerEvent::Closed);
             self.server.end(&self.signals.child);
             self.report(RunnerEvent::TuiEnded { how: how(status), again: false });
             return Next::End;

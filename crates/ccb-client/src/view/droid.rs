@@ -31,6 +31,8 @@ pub(crate) struct Droid {
     /// The turn that runs, and what it has brought.
     turn: Option<String>,
     answer: Answer,
+    /// The turn that was over last: its end may be told once more, or late.
+    over: Option<String>,
     asks: Vec<Asked>,
     /// The level that `-a` has raised.
     raised: Option<String>,
@@ -77,6 +79,7 @@ impl Droid {
             session: None,
             turn: None,
             answer: Answer::default(),
+            over: None,
             asks: Vec::new(),
             raised: None,
         }
@@ -115,7 +118,8 @@ impl Droid {
 
     /// Its turn is over, as its records say.
     pub(crate) fn over(&mut self) {
-        (self.turn, self.answer) = (None, Answer::default());
+        self.over = self.turn.take().or(self.over.take());
+        self.answer = Answer::default();
         self.asks.clear();
     }
 
@@ -189,6 +193,10 @@ impl Droid {
             }
             Message::Error { message, .. } => Heard::event(Event::Remark(message)),
             Message::Remark { text } => Heard::event(Event::Remark(text)),
+            Message::Ended { turn, .. } if self.turn.as_ref() != Some(&turn) && self.over.as_ref() == Some(&turn) => {
+                // The records were faster; the turn that runs now is another one.
+                Heard::default()
+            }
             Message::Ended { turn, reason } => {
                 let answer = std::mem::take(&mut self.answer);
                 self.over();
@@ -372,6 +380,26 @@ mod tests {
         assert_eq!(droid.take(&result(2, &json!({}))), Heard::default());
         let why = "No active session.".to_owned();
         assert_eq!(droid.take(refused), Heard::event(Event::Refused { id: None, why }));
+    }
+
+    #[test]
+    fn the_late_end_of_a_turn_takes_nothing_from_the_next_one() {
+        let mut droid = Droid::new("/p".into(), false, None);
+        let began = |droid: &mut Droid, id: &str| {
+            let _line = droid.send(Some(id), "x");
+            let message = json!({"message": {"id": id, "role": "user", "content": "x"}, "requestId": id[1..]});
+            let _taken = droid.take(&note("create_message", &message));
+        };
+        let said = |text: &str| note("assistant_text_delta", &json!({"textDelta": text}));
+        let ended = |turn: &str| note("agent_turn_completed", &json!({"turnId": turn, "reason": "cancelled"}));
+        began(&mut droid, "r1");
+        droid.over();
+        began(&mut droid, "r2");
+        let _piece = droid.take(&said("first, "));
+        assert_eq!(droid.take(&ended("r1")), Heard::default());
+        let _piece = droid.take(&said("second"));
+        let end = TurnEnd::Interrupted { partial: "first, second".into() };
+        assert_eq!(droid.take(&ended("r2")), Heard::event(Event::Ended { turn: "r2".into(), end }));
     }
 
     #[test]

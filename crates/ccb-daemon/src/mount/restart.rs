@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use ccb_core::config::AgentConfig;
 use ccb_core::id::{AgentName, RequestId};
 use ccb_core::state::Presence;
 use ccb_core::wire::{Code, Mount, Order, RESTARTED, Refusal, Restart, Restarted};
@@ -14,6 +15,7 @@ use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::oneshot;
 
 use super::{ENVIRONMENT, Mounts};
+use crate::process::Identity;
 use crate::transport::Task;
 
 /// How long a runner may take to end what runs and to ask anew: it gives each program two seconds to end.
@@ -105,6 +107,11 @@ impl Mounts {
         if !connected {
             return Err(unheard());
         }
+        // As it is configured now.
+        if let Some(config) = self.read_config().ok().and_then(|all| all.agents.into_iter().find(|of| of.name == agent))
+        {
+            self.take_config(&config).await;
+        }
         // It is started by what its CLI can do now, on the best rung again.
         self.kept.lock().await.rungs.remove(&agent);
         self.forgive(&agent).await;
@@ -124,6 +131,7 @@ impl Mounts {
             return Err(unheard());
         }
         let Ok(Ok(done)) = tokio::time::timeout(PATIENCE, told).await else {
+            self.agents.not_ending(&agent);
             self.presence(&agent, doing.presence);
             let message = format!("the pane of `{agent}` does not follow: nothing is known to have been started");
             return Err(Refusal::new(Code::Launch, message).hint(format!("close its pane, and start it: ccb {agent}")));
@@ -134,6 +142,22 @@ impl Mounts {
             slot.error.take_if(|error| error.contains(RESTARTED));
         }
         Ok(Restarted { agent, ran: true, cut_off: doing.current })
+    }
+
+    /// Has an agent started by this configuration from now on.
+    pub(super) async fn take_config(&self, agent: &AgentConfig) {
+        let mut kept = self.kept.lock().await;
+        kept.agents.retain(|known| known.name != agent.name);
+        kept.agents.push(agent.clone());
+    }
+
+    /// Has a runner that lives, and runs nothing any more, start its agent; false if it cannot be told to.
+    pub(super) async fn start_in_its_pane(&self, agent: &AgentName) -> bool {
+        let runner = self.agents.lock().get(agent).and_then(|slot| slot.runner.as_ref().map(|r| r.identity.clone()));
+        let Some(runner) = runner.filter(Identity::is_alive) else { return false };
+        self.kept.lock().await.rungs.remove(agent);
+        self.keep_running(agent, Some(runner)).await;
+        self.agents.order(agent, &Order::Restart)
     }
 
     /// Starts an agent that does not run as it was last started.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use super::{Mounts, ccb_program};
 use crate::process::Identity;
-use crate::tmux::Server;
+use crate::tmux::{self, Server};
 
 /// How long a tmux server may take to end after it has let go whoever waited for that, and the other way round.
 const MOMENT: Duration = Duration::from_secs(1);
@@ -80,9 +80,9 @@ async fn end(server: &Server, terminal: &Identity) -> End {
         let mut let_go = pin!(server.lets_go(&guard));
         let let_go = tokio::select! {
             let_go = &mut let_go => let_go,
-            _ = terminal.ended() => tokio::time::timeout(MOMENT, let_go).await.unwrap_or(false),
+            () = terminal.died() => tokio::time::timeout(MOMENT, let_go).await.unwrap_or(false),
         };
-        if tokio::time::timeout(MOMENT, terminal.ended()).await.is_ok() {
+        if tokio::time::timeout(MOMENT, terminal.died()).await.is_ok() {
             return if let_go { End::InOrder } else { End::Killed };
         }
         // It lives: somebody has ended who waited for us.
@@ -92,10 +92,20 @@ async fn end(server: &Server, terminal: &Identity) -> End {
 }
 
 impl Mounts {
-    /// Returns the tmux server of the pane that this process runs, if it is the last one that was opened for the agent.
+    /// Returns the tmux server whose pane this process is in, and keeps it; none, where that cannot be told by it.
     pub(super) async fn terminal_of(&self, agent: &AgentName, runner: &Identity) -> Option<Identity> {
-        let kept = self.kept.lock().await;
-        kept.running.get(agent).filter(|running| *running == runner).and_then(|_| kept.terminals.get(agent).cloned())
+        let terminal = runner.parent_named(tmux::PROCESS)?;
+        let own = {
+            let mut kept = self.kept.lock().await;
+            kept.terminals.insert(agent.clone(), terminal.clone());
+            kept.host == Host::Own
+        };
+        if let Ok(server) = self.server().await
+            && own
+        {
+            self.terminals.watch(server, terminal.clone());
+        }
+        Some(terminal)
     }
 
     /// Waits for the ends of the servers of the project's own that an earlier worker has opened panes in.
