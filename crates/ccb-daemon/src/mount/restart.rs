@@ -74,6 +74,11 @@ struct Doing {
 impl Mounts {
     /// A runner has asked what to start, and was told or refused.
     pub(crate) fn launched(&self, agent: &AgentName, refusal: Option<&Refusal>) {
+        if refusal.is_some() {
+            // What was to be started again has ended, and nothing has begun.
+            self.agents.not_ending(agent);
+            self.ended.notify_waiters();
+        }
         self.restarts.tell(agent, refusal);
     }
 
