@@ -155,12 +155,20 @@ fn a_pane_that_dies_again_and_again_is_left_closed_with_its_cause_until_a_restar
     goes_on(&env, "stub");
 }
 
+/// Waits until it is known that the pane was closed: its program may be seen to end first.
+fn until_closed(env: &TestEnv) {
+    until("its pane is known to be closed", || {
+        let agent = env.agent("stub");
+        let closed = agent["why"].as_str()?.contains("its pane was closed");
+        (closed && agent["state"] == "not running").then_some(())
+    });
+}
+
 #[test]
 fn an_agent_that_was_closed_is_started() {
     let env = TestEnv::start(Setup::of(vec![Stub::new("stub"), Stub::new("other")]));
     let _closed = env.tmux(&["kill-pane", "-t", &env.pane("stub")]).ok();
-    let why = env.until_state("stub", "not running");
-    assert!(why.contains("its pane was closed"), "{why}");
+    until_closed(&env);
     assert_eq!(env.ccb(&["restart", "stub"]).ok(), "stub was not running, and has been started\n");
     env.until_state("stub", "idle");
     goes_on(&env, "stub");
@@ -200,8 +208,7 @@ fn agents_whose_last_pane_was_closed_do_not_come_back_by_themselves() {
                 goes_on(&env, "stub");
             }
             let _closed = env.tmux(&[order]).ok();
-            let why = env.until_state("stub", "not running");
-            assert!(why.contains("its pane was closed"), "{order}: {why}");
+            until_closed(&env);
             let started = env.ccb(&["--detach"]).ok();
             assert!(started.contains("started: stub"), "{order}: {started}");
             goes_on(&env, "stub");
