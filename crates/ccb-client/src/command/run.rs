@@ -22,7 +22,7 @@ use crate::error::CliError;
 use crate::pane::group::Group;
 use crate::pane::kept::{Kept, drain, end_all, how};
 use crate::pane::link::{self, Event, Link};
-use crate::pane::terminal::{Terminal, Typed, say, typed};
+use crate::pane::terminal::{Terminal, Typed, is_hung_up, say, typed};
 use crate::wake::Pace;
 use crate::{Context, display, exit, program, project, wake};
 
@@ -356,6 +356,11 @@ impl Pane {
         let Some(status) = self.tui.ended() else {
             return Next::GoOn;
         };
+        // An interface may end well of that, and be seen to before our own signal: it was not its human who ended it.
+        if is_hung_up(io::stdin()) {
+            self.closed();
+            return Next::End;
+        }
         if status.success() {
             // First of all, as when its pane is closed: the rest may take its time.
             self.link.close();

@@ -1,7 +1,9 @@
 //! The pane's terminal, as it was before an agent's interface took it.
 
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsFd;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{OptionalActions, QueueSelector, Termios, tcflush, tcgetattr, tcsetattr};
 
 /// Leaves the alternate screen; shows the cursor; ends mouse reports, focus reports, bracketed paste, and the
@@ -44,6 +46,14 @@ impl Terminal {
     }
 }
 
+/// Whether the other side of a terminal is gone: its pane was closed, or the terminal program has ended. The kernel marks
+/// it so before anybody on this side reads its end, so that whoever ends of that does so later.
+pub(crate) fn is_hung_up(terminal: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&terminal, PollFlags::empty())];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::HUP)
+}
+
 /// Prints a line or several into the pane. A pane that is gone takes nothing.
 pub(crate) fn say(text: &str) {
     let mut stdout = io::stdout().lock();
@@ -65,5 +75,26 @@ pub(crate) fn typed() -> Typed {
     match io::stdin().lock().read(&mut bytes) {
         Ok(0) | Err(_) => Typed::End,
         Ok(_) => Typed::Line,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::fs::{Mode, OFlags, open};
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    use super::*;
+
+    #[test]
+    fn a_terminal_is_hung_up_once_its_other_side_is_gone() {
+        let pane = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&pane).unwrap();
+        unlockpt(&pane).unwrap();
+        let terminal = open(ptsname(&pane, Vec::new()).unwrap(), OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).unwrap();
+        assert!(!is_hung_up(&terminal));
+        rustix::io::write(&pane, b"typed\n").unwrap();
+        assert!(!is_hung_up(&terminal), "there is something to read");
+        drop(pane);
+        assert!(is_hung_up(&terminal));
     }
 }
