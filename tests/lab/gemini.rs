@@ -296,6 +296,22 @@ fn gemini_killed_in_mid_turn_comes_back_in_its_session() {
     assert!(shown.contains("a turn before"), "it goes on in its session: {shown}");
 }
 
+/// Before its first answer its session can neither be gone on with nor be begun again.
+#[test]
+fn gemini_killed_in_its_first_turn_comes_back() {
+    let Some(lab) = lab(setup("")) else { return };
+    lab.start();
+    let (id, going) = lab.ask_meanwhile("SLEEP 6: a slow answer");
+    let _working = lab.until_request(&id, "working");
+    let mut all = geminis(&lab);
+    all.sort_unstable();
+    kill(all[0]);
+    assert_eq!(outcome(&going.end().json()), "failed/agent-gone");
+    answers(&lab, "ECHO: and on it goes", "and on it goes");
+    let now = geminis(&lab);
+    assert!(now.iter().all(|pid| !all.contains(pid)), "{now:?}");
+}
+
 #[test]
 fn no_gemini_outlives_its_pane_however_that_ends() {
     for end in ["window", "server"] {

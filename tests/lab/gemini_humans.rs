@@ -48,6 +48,32 @@ fn started(rung: &str, settings: &'static str) -> Option<Lab> {
     Some(lab)
 }
 
+/// Everything is ended while a turn is on, and Gemini then begins another session: what is asked there ends there, whatever
+/// the old session's transcript holds.
+fn started_afresh(rung: &str) {
+    let Some(lab) = started(rung, "") else { return };
+    answers(&lab, "a turn before");
+    let (id, going) = lab.ask_meanwhile("SLEEP 6: a slow answer");
+    let _working = lab.until_request(&id, "working");
+    let _ended = lab.ccb(&["kill"]).ok();
+    let _whatever = going.end();
+    let before = sessions(&lab);
+    lab.start();
+    answers(&lab, "after a fresh start");
+    let now = sessions(&lab);
+    assert!(before.is_subset(&now) && now.len() > before.len(), "{before:?} {now:?}");
+}
+
+#[test]
+fn gemini_started_afresh_after_a_turn_that_was_cut_off_answers() {
+    started_afresh("hooked");
+}
+
+#[test]
+fn gemini_started_afresh_after_a_turn_that_was_cut_off_answers_without_hooks() {
+    started_afresh("watched");
+}
+
 /// The conversation is cleared in mid-request.
 fn cleared(rung: &str) {
     let Some(lab) = started(rung, "") else { return };

@@ -17,6 +17,24 @@ const INTERNAL: &[&str] =
 /// What describes the terminal or the shell that `ccb` was called in.
 const TERMINAL: &[&str] = &["COLUMNS", "LINES", "OLDPWD", "PWD", "SHLVL", "TERM", "_"];
 
+/// What Claude Code (2.1.330) tells the programs that it runs: a Claude that is started with that takes itself for a part of
+/// the other, and keeps no records. Its settings, which have such names too, are the user's.
+const OF_CLAUDE: &[&str] = &[
+    "CLAUDECODE",
+    "CLAUDE_PID",
+    "CLAUDE_CODE_CHILD_NOTES_DIR",
+    "CLAUDE_CODE_CHILD_SESSION",
+    "CLAUDE_CODE_ENTRYPOINT",
+    "CLAUDE_CODE_EXECPATH",
+    "CLAUDE_CODE_SESSION_ATTENDED",
+    "CLAUDE_CODE_SESSION_ID",
+];
+
+/// Whether a variable is what an agent has told the program that called us.
+fn is_an_agents(name: &str) -> bool {
+    OF_CLAUDE.contains(&name) || name.starts_with("CLAUDE_CODE_MESSAGING_")
+}
+
 impl Environment {
     pub(crate) fn of_process() -> Self {
         std::env::vars_os().collect()
@@ -81,6 +99,7 @@ impl Environment {
         let texts = self.0.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         texts
             .filter(|(name, _)| !name.starts_with("TMUX") && !TERMINAL.contains(name) && !INTERNAL.contains(name))
+            .filter(|(name, _)| !is_an_agents(name))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }
@@ -115,6 +134,10 @@ mod tests {
             "CCB_REQ_ID",
             "CCB_RUN_DIR",
             "LD_PRELOAD",
+            "CLAUDECODE",
+            "CLAUDE_CODE_CHILD_SESSION",
+            "CLAUDE_CODE_MESSAGING_SOCKET",
+            "CLAUDE_CODE_USE_BEDROCK",
         ];
         names.into_iter().map(|name| (name, "/x")).collect()
     }
@@ -134,8 +157,16 @@ mod tests {
     #[test]
     fn agents_get_the_users_environment_without_this_terminals() {
         let names: Vec<String> = environment().for_agents().into_keys().collect();
-        let want =
-            ["CCB_WATCHDOG_INTERVAL_S", "HOME", "LC_ALL", "LD_PRELOAD", "OPENAI_API_KEY", "PATH", "XDG_STATE_HOME"];
+        let want = [
+            "CCB_WATCHDOG_INTERVAL_S",
+            "CLAUDE_CODE_USE_BEDROCK",
+            "HOME",
+            "LC_ALL",
+            "LD_PRELOAD",
+            "OPENAI_API_KEY",
+            "PATH",
+            "XDG_STATE_HOME",
+        ];
         assert_eq!(names, want);
     }
 

@@ -266,6 +266,13 @@ impl Reader {
         self.turn.as_ref().is_some_and(|turn| !turn.over)
     }
 
+    /// The program that was in the turn is gone: nothing more comes of it.
+    pub fn abandon(&mut self) {
+        if let Some(turn) = &mut self.turn {
+            turn.over = true;
+        }
+    }
+
     /// Returns whether the last record may be the last of its turn: an answer, or an error. A record before a tool
     /// call looks so too.
     pub fn is_whole(&self) -> bool {

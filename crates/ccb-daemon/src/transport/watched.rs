@@ -417,8 +417,7 @@ impl Watched {
 
     /// Keeps the session that the agent is in, for its next start.
     async fn keep_session(&mut self, line: &Line) {
-        let Some(session) = self.driven.records.session() else { return };
-        if self.session.as_ref() != Some(&session) {
+        if let Some(session) = self.driven.records.session().filter(|now| self.session.as_ref() != Some(now)) {
             if let Some(before) = &self.session {
                 log(&format!("{}: it went from session {before} to {session}", line.agent));
             }
@@ -701,7 +700,9 @@ impl Watched {
         line.engine.tell(Input::TurnEnded { id, turn, end, by });
     }
 
-    async fn interrupt(&mut self, line: &Line, id: &RequestId) {
+    async fn interrupt(&mut self, line: &mut Line, id: &RequestId) {
+        // What the turn's end, or a dialog after it, would be pressed into is not the turn.
+        self.read(line);
         let (Some(at), Some(target)) = (&mut self.at, self.seat.target()) else { return };
         if at.id != *id {
             return;

@@ -8,7 +8,7 @@ use std::path::Path;
 use ccb_core::provider::Rung;
 use serde_json::{Value, json};
 
-use super::overlay::{OURS, Overlay};
+use super::overlay::{OURS, Overlay, is_overlay};
 use super::records::{is_resumable, is_taken};
 use crate::files::write_private;
 use crate::transport::ladder::Launching;
@@ -45,8 +45,10 @@ pub(super) struct Prepared {
 pub(super) fn prepare(launching: &Launching) -> io::Result<Prepared> {
     let Launching { config, env, files, program, .. } = launching;
     let set = |name: &str| env.get(name).filter(|value| !value.is_empty());
-    let user = set("GEMINI_CLI_HOME").or_else(|| set("HOME")).cloned().unwrap_or_default();
-    let user = files.home().work_dir().join(user);
+    let place = |name: &str| set(name).map(|path| files.home().work_dir().join(path));
+    // An overlay of ours is nobody's own: `ccb` was called in the shell of a Gemini that was started by us.
+    let user = place("GEMINI_CLI_HOME").filter(|path| !is_overlay(path)).or_else(|| place("HOME"));
+    let user = user.unwrap_or_else(|| files.home().work_dir().to_owned());
     let overlay = Overlay::new(files.path(&format!("run/{}.gemini", config.name)), user);
     overlay.refresh()?;
     extend(launching, &overlay)?;

@@ -44,6 +44,14 @@ pub(super) struct Overlay {
     user: PathBuf,
 }
 
+/// What is in each overlay, and in nothing of the user's.
+const LINKS: &str = "links.json";
+
+/// Whether a directory is an overlay of ours, of whichever agent.
+pub(super) fn is_overlay(root: &Path) -> bool {
+    root.join(LINKS).is_file()
+}
+
 impl Overlay {
     /// Returns the overlay at `root` over what `user`, a home, has.
     pub(super) fn new(root: PathBuf, user: PathBuf) -> Self {
@@ -67,7 +75,7 @@ impl Overlay {
         }
         // As Gemini itself would.
         DirBuilder::new().recursive(true).create(self.of_user(""))?;
-        let mut stamps = Stamps::read(&self.root.join("links.json"));
+        let mut stamps = Stamps::read(&self.root.join(LINKS));
         let links = [".env", ".agents"].map(|name| (self.root.join(name), self.user.join(name), false));
         // The launcher looks for `advanced.autoConfigureMemory` there.
         let settings = (self.root.join("settings.json"), self.of_user("settings.json"), true);
@@ -119,7 +127,7 @@ impl Overlay {
             if let Some(dir) = target.parent() {
                 DirBuilder::new().recursive(true).create(dir)?;
             }
-            return fs::rename(made, target).or_else(|_| carry(made, target));
+            return bring(made, target);
         }
         let aside = self.root.join("kept");
         make(&aside)?;
@@ -178,10 +186,30 @@ fn make(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Copies a file to another file system, whole or not at all.
+/// Moves a file, a link or a directory to another file system: a file whole or not at all.
 fn carry(made: &Path, target: &Path) -> io::Result<()> {
-    write_private(target, &fs::read(made)?)?;
+    let kind = fs::symlink_metadata(made)?.file_type();
+    if kind.is_symlink() {
+        symlink(fs::read_link(made)?, target)?;
+    } else if kind.is_dir() {
+        DirBuilder::new().recursive(true).create(target)?;
+        for entry in fs::read_dir(made)? {
+            let entry = entry?;
+            carry(&entry.path(), &target.join(entry.file_name()))?;
+        }
+        return fs::remove_dir(made);
+    } else {
+        write_private(target, &fs::read(made)?)?;
+    }
     remove_if_there(made)
+}
+
+/// Moves what Gemini has made, to another file system too.
+fn bring(made: &Path, target: &Path) -> io::Result<()> {
+    match fs::rename(made, target) {
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => carry(made, target),
+        done => done,
+    }
 }
 
 /// Makes a link that leads to `target`, `anyway` or only if that is there. What is no link is left.
@@ -261,6 +289,25 @@ mod tests {
         assert_eq!(place.read("policy_integrity.json"), "theirs, meanwhile");
         let kept = fs::read_dir(place.overlay.root.join("kept")).unwrap().next().unwrap().unwrap();
         assert_eq!(fs::read_to_string(kept.path()).unwrap(), "ours");
+    }
+
+    /// Two file systems, where there are two: the temporary files' and one in memory.
+    #[test]
+    fn what_is_made_goes_to_another_file_system_too() {
+        let place = Place::new();
+        let here = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+        let overlay = Overlay::new(here.path().join("over"), place.dir.path().join("home"));
+        overlay.refresh().unwrap();
+        fs::create_dir_all(overlay.path("skills/one")).unwrap();
+        fs::write(overlay.path("skills/one/SKILL.md"), "a skill").unwrap();
+        symlink("one", overlay.path("skills/alias")).unwrap();
+        fs::write(overlay.path("made.json"), "{}").unwrap();
+        overlay.refresh().unwrap();
+        assert_eq!(place.read("skills/one/SKILL.md"), "a skill");
+        assert_eq!(place.read("skills/alias/SKILL.md"), "a skill");
+        assert_eq!(place.read("made.json"), "{}");
+        assert!(overlay.path("skills").is_symlink() && overlay.path("made.json").is_symlink());
+        assert!(is_overlay(&overlay.root) && !is_overlay(&place.dir.path().join("home")));
     }
 
     #[test]

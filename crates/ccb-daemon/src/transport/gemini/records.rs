@@ -50,12 +50,22 @@ pub(super) struct Gemini {
     told: bool,
     /// Whether the screen has shown before that no turn is on.
     rested: bool,
+    /// The program that was heard to have started last.
+    program: Option<u32>,
+    /// The session that a next start is given, if this one can neither be gone on with nor be given again.
+    spare: String,
 }
 
 struct File {
     transcript: Transcript,
     reader: Reader,
     session: Option<String>,
+    /// How many of its lines were read, from its beginning.
+    lines: u64,
+    /// How many of them are no news: they are read once more, or were there before the program.
+    old: u64,
+    /// Whether something was asked in it: then its session cannot be given to a new program.
+    asked: bool,
     /// Whether the session can be gone on with: the model has said something in it.
     answered: bool,
 }
@@ -74,7 +84,16 @@ impl Gemini {
             hooked: false,
             told: false,
             rested: false,
+            program: None,
+            spare: uuid::Uuid::new_v4().to_string(),
         }
+    }
+
+    /// Whether something was asked in the session and nothing answered: Gemini refuses to go on in it, and to begin it.
+    fn is_stuck(&self) -> bool {
+        let of_session = |file: &&File| file.session.as_ref() == Some(&self.session);
+        let mut files = self.files.values().filter(of_session);
+        files.clone().any(|file| file.asked) && !files.any(|file| file.answered)
     }
 
     /// Finds new transcripts. Those of sub-agents are one level further down, and none of ours.
@@ -85,6 +104,9 @@ impl Gemini {
                 transcript: Transcript::new(path.clone(), Provider::Claude),
                 reader: Reader::default(),
                 session: None,
+                lines: 0,
+                old: 0,
+                asked: false,
                 answered: false,
             });
         }
@@ -94,6 +116,47 @@ impl Gemini {
         let of_session = |file: &&mut File| file.session.as_ref() == Some(&self.session);
         // A resumed session has an empty transcript of its own beside the one that it goes on in.
         self.files.values_mut().filter(of_session).map(|file| &mut file.reader).find(|reader| reader.is_open())
+    }
+
+    /// Reads what is new. A prompt in another session `moves` the agent there, unless that was there before its program,
+    /// or is read once more.
+    fn take(&mut self, moves: bool) -> Vec<Observation> {
+        self.locate();
+        let mut seen = Vec::new();
+        let mut went_to = None;
+        let (mut any, mut active) = (false, false);
+        let elsewhere = self.reader().is_none();
+        for file in self.files.values_mut() {
+            for line in file.transcript.lines() {
+                any = true;
+                file.lines += 1;
+                if file.session.is_none() {
+                    file.session = session(&line);
+                }
+                if let Some(told) = record(&line) {
+                    active = true;
+                    file.asked = true;
+                    file.answered |= matches!(told.says, Says::Said { .. });
+                    // Only what this very program has taken tells where it is.
+                    let is_new = moves && file.lines > file.old;
+                    if is_new && elsewhere && matches!(told.says, Says::Prompt { .. }) {
+                        went_to.clone_from(&file.session);
+                    }
+                }
+                seen.extend(file.reader.take(&line));
+            }
+        }
+        if any {
+            self.begun();
+        }
+        if active {
+            self.goes_on();
+        }
+        if let Some(session) = went_to.filter(|session| *session != self.session) {
+            self.session.clone_from(&session);
+            seen.insert(0, Observation::SessionChanged { session });
+        }
+        seen
     }
 
     fn begun(&mut self) {
@@ -125,7 +188,7 @@ impl Records for Gemini {
     fn skip(&mut self) {
         self.locate();
         // All of it is read, so that what stands open is known; none of it is told.
-        drop(self.news());
+        drop(self.take(self.program.is_some()));
         self.told = false;
     }
 
@@ -133,42 +196,12 @@ impl Records for Gemini {
         for file in self.files.values_mut() {
             file.transcript.rewind();
             file.reader = Reader::default();
+            file.old = file.old.max(std::mem::take(&mut file.lines));
         }
     }
 
     fn news(&mut self) -> Vec<Observation> {
-        self.locate();
-        let mut seen = Vec::new();
-        let mut went_to = None;
-        let (mut any, mut active) = (false, false);
-        let elsewhere = self.reader().is_none();
-        for file in self.files.values_mut() {
-            for line in file.transcript.lines() {
-                any = true;
-                if file.session.is_none() {
-                    file.session = session(&line);
-                }
-                if let Some(told) = record(&line) {
-                    active = true;
-                    file.answered |= matches!(told.says, Says::Said { .. });
-                    if matches!(told.says, Says::Prompt { .. }) && elsewhere {
-                        went_to.clone_from(&file.session);
-                    }
-                }
-                seen.extend(file.reader.take(&line));
-            }
-        }
-        if any {
-            self.begun();
-        }
-        if active {
-            self.goes_on();
-        }
-        if let Some(session) = went_to.filter(|session| *session != self.session) {
-            self.session.clone_from(&session);
-            seen.insert(0, Observation::SessionChanged { session });
-        }
-        seen
+        self.take(true)
     }
 
     fn hook(&mut self, hook: &Hook) -> Vec<Observation> {
@@ -274,15 +307,34 @@ impl Records for Gemini {
         self.patience = Instant::now() + STARTS;
         // One that runs already has begun its session.
         self.ready = (!is_younger(pid) && Identity::of(pid).is_some()).then(Instant::now);
-        self.locate();
-        drop(self.news());
+        drop(self.take(false));
         if is_younger(pid) {
             self.ready = None;
         }
+        // It may be told of again, when a connection was lost.
+        let is_new = self.program.replace(pid) != Some(pid);
+        if is_new && is_younger(pid) {
+            // Whatever was on is over with the program that was in it.
+            self.files.values_mut().for_each(|file| file.reader.abandon());
+            if self.is_stuck() {
+                self.session = std::mem::replace(&mut self.spare, uuid::Uuid::new_v4().to_string());
+            }
+        }
+    }
+
+    /// In the session that can be gone on with; in a new one, if this one can neither be gone on with nor be begun.
+    fn next_start(&self, launch: &Launch) -> Option<Vec<String>> {
+        let (head, options) = &launch.resume;
+        let begin = || head.iter().take(1).cloned().chain(["--session-id".to_owned(), self.spare.clone()]);
+        let fresh = || self.is_stuck().then(|| begin().chain(options.iter().cloned()).collect());
+        self.session().map(|session| launch.resume(&session)).or_else(fresh)
     }
 
     fn launched(&mut self, launch: &Launch) {
-        *self = Self::new(launch.records.clone(), launch.session.clone());
+        let program = self.program;
+        *self = Self { program, ..Self::new(launch.records.clone(), launch.session.clone()) };
+        drop(self.take(false));
+        self.ready = None;
     }
 }
 
@@ -316,4 +368,118 @@ pub(super) fn is_resumable(tmp: &Path, wanted: &str) -> bool {
 /// Returns whether a session has prompts: then it cannot be given once more.
 pub(super) fn is_taken(tmp: &Path, wanted: &str) -> bool {
     chats_of(tmp, wanted).iter().any(|text| text.lines().any(|line| record(line).is_some()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Child, Command};
+
+    use super::*;
+
+    struct Place {
+        tmp: tempfile::TempDir,
+        program: Child,
+    }
+
+    impl Drop for Place {
+        fn drop(&mut self) {
+            self.program.kill().ok();
+            self.program.wait().ok();
+        }
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let tmp = tempfile::tempdir().unwrap();
+            fs::create_dir_all(tmp.path().join("project/chats")).unwrap();
+            Self { tmp, program: Command::new("sleep").arg("600").spawn().unwrap() }
+        }
+
+        fn gemini(&self, session: &str) -> Gemini {
+            Gemini::new(self.tmp.path().to_owned(), session.to_owned())
+        }
+
+        /// Adds records to a session's transcript; each is a prompt, or what the model says, with its text.
+        fn write(&self, name: &str, session: &str, records: &[(&str, &str)]) {
+            let path = self.tmp.path().join(format!("project/chats/session-{name}.jsonl"));
+            let text = fs::read_to_string(&path)
+                .unwrap_or_else(|_| format!("{}\n", serde_json::json!({ "sessionId": session })));
+            let record = |(number, (kind, said)): (usize, &(&str, &str))| {
+                let id = format!("{name}-{}-{number}", text.len());
+                format!("{}\n", serde_json::json!({ "id": id, "type": kind, "content": said }))
+            };
+            let added: String = records.iter().enumerate().map(record).collect();
+            fs::write(path, text + &added).unwrap();
+        }
+    }
+
+    fn moved(news: &[Observation]) -> bool {
+        news.iter().any(|seen| matches!(seen, Observation::SessionChanged { .. }))
+    }
+
+    #[test]
+    fn what_was_there_before_a_program_does_not_tell_where_it_is() {
+        let place = Place::new();
+        place.write("a", "S1", &[("user", "long ago"), ("gemini", "yes"), ("user", "cut off")]);
+        let mut gemini = place.gemini("S2");
+        gemini.started(place.program.id());
+        assert_eq!(gemini.session, "S2");
+        assert!(gemini.reader().is_none(), "what was cut off is over");
+        place.write("b", "S2", &[("user", "now")]);
+        assert!(!moved(&gemini.news()));
+        assert!(gemini.reader().is_some());
+        // One that was told of again is still in its turn.
+        gemini.started(place.program.id());
+        assert!(gemini.reader().is_some());
+    }
+
+    #[test]
+    fn what_is_read_once_more_moves_nothing_and_what_is_new_does() {
+        let place = Place::new();
+        let mut gemini = place.gemini("S1");
+        gemini.started(place.program.id());
+        place.write("a", "S1", &[("user", "ours")]);
+        assert!(!moved(&gemini.news()));
+        // Another Gemini that is run by a tool of ours.
+        place.write("z", "S9", &[("user", "theirs"), ("gemini", "yes")]);
+        assert!(!moved(&gemini.news()));
+        gemini.rewind();
+        assert!(!moved(&gemini.news()));
+        let mut later = place.gemini("S1");
+        later.started(std::process::id());
+        later.rewind();
+        assert!(!moved(&later.news()), "nor for who comes later");
+        assert_eq!((gemini.session.as_str(), later.session.as_str()), ("S1", "S1"));
+        gemini.files.values_mut().for_each(|file| file.reader.abandon());
+        place.write("b", "S2", &[("user", "after a /resume")]);
+        assert!(moved(&gemini.news()));
+        assert_eq!(gemini.session, "S2");
+    }
+
+    #[test]
+    fn a_session_without_an_answer_is_neither_resumed_nor_begun_again() {
+        let place = Place::new();
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<String>>();
+        let launch = Launch {
+            records: place.tmp.path().to_owned(),
+            session: "S1".into(),
+            argv: words(&["gemini", "--session-id", "S1", "--yolo"]),
+            resume: (words(&["gemini", "--resume"]), words(&["--yolo"])),
+        };
+        let mut gemini = place.gemini("S1");
+        gemini.started(place.program.id());
+        assert_eq!(gemini.next_start(&launch), None, "it can be begun still");
+        place.write("a", "S1", &[("user", "ours")]);
+        drop(gemini.news());
+        let spare = gemini.spare.clone();
+        assert_eq!(gemini.next_start(&launch), Some(words(&["gemini", "--session-id", &spare, "--yolo"])));
+        let mut next = Command::new("sleep").arg("600").spawn().unwrap();
+        gemini.started(next.id());
+        next.kill().unwrap();
+        next.wait().unwrap();
+        assert_eq!(gemini.session, spare);
+        place.write("b", &spare, &[("user", "once more"), ("gemini", "yes")]);
+        assert!(!moved(&gemini.news()));
+        assert_eq!(gemini.next_start(&launch), Some(words(&["gemini", "--resume", &spare, "--yolo"])));
+    }
 }
