@@ -254,12 +254,26 @@ fn killed_in_mid_turn(death: impl FnOnce(&Lab)) -> Option<(Lab, Value)> {
     let lab = lab(setup(""))?;
     lab.start();
     answers(&lab, "ECHO: a turn before", "a turn before");
+    let answer = killed_in_turn(&lab, death);
+    Some((lab, answer))
+}
+
+fn killed_in_turn(lab: &Lab, death: impl FnOnce(&Lab)) -> Value {
     let (id, going) = lab.ask_meanwhile("SLEEP 6: a slow answer");
     let _working = lab.until_request(&id, "working");
-    death(&lab);
+    death(lab);
     let answer = going.end().json();
     assert_eq!(answer["id"], id.as_str());
-    Some((lab, answer))
+    answer
+}
+
+/// Kills Gemini's launcher: the other process would go on at the same terminal. Returns both.
+fn kills_gemini(lab: &Lab) -> Vec<u32> {
+    let mut all = geminis(lab);
+    all.sort_unstable();
+    assert_eq!(all.len(), 2, "{all:?}");
+    kill(all[0]);
+    all
 }
 
 #[test]
@@ -278,14 +292,7 @@ fn gemini_and_askd_killed_in_mid_turn() {
 #[test]
 fn gemini_killed_in_mid_turn_comes_back_in_its_session() {
     let before = std::cell::RefCell::new(Vec::new());
-    let died = killed_in_mid_turn(|lab| {
-        let mut all = geminis(lab);
-        all.sort_unstable();
-        assert_eq!(all.len(), 2, "{all:?}");
-        // The launcher: the other process would go on at the same terminal.
-        kill(all[0]);
-        *before.borrow_mut() = all;
-    });
+    let died = killed_in_mid_turn(|lab| *before.borrow_mut() = kills_gemini(lab));
     let Some((lab, answer)) = died else { return };
     assert_eq!(outcome(&answer), "failed/agent-gone", "{answer}");
     answers(&lab, "ECHO: and on it goes", "and on it goes");
@@ -301,15 +308,12 @@ fn gemini_killed_in_mid_turn_comes_back_in_its_session() {
 fn gemini_killed_in_its_first_turn_comes_back() {
     let Some(lab) = lab(setup("")) else { return };
     lab.start();
-    let (id, going) = lab.ask_meanwhile("SLEEP 6: a slow answer");
-    let _working = lab.until_request(&id, "working");
-    let mut all = geminis(&lab);
-    all.sort_unstable();
-    kill(all[0]);
-    assert_eq!(outcome(&going.end().json()), "failed/agent-gone");
+    let mut before = Vec::new();
+    let answer = killed_in_turn(&lab, |lab| before = kills_gemini(lab));
+    assert_eq!(outcome(&answer), "failed/agent-gone");
     answers(&lab, "ECHO: and on it goes", "and on it goes");
     let now = geminis(&lab);
-    assert!(now.iter().all(|pid| !all.contains(pid)), "{now:?}");
+    assert!(now.iter().all(|pid| !before.contains(pid)), "{now:?}");
 }
 
 #[test]

@@ -30,10 +30,8 @@ const OF_CLAUDE: &[&str] = &[
     "CLAUDE_CODE_SESSION_ID",
 ];
 
-/// Whether a variable is what an agent has told the program that called us.
-fn is_an_agents(name: &str) -> bool {
-    OF_CLAUDE.contains(&name) || name.starts_with("CLAUDE_CODE_MESSAGING_")
-}
+/// How the names begin of whatever else it tells them, and of what tmux does.
+const TELLING: &[&str] = &["CLAUDE_CODE_MESSAGING_", "TMUX"];
 
 impl Environment {
     pub(crate) fn of_process() -> Self {
@@ -98,8 +96,8 @@ impl Environment {
     pub(crate) fn for_agents(&self) -> BTreeMap<String, String> {
         let texts = self.0.iter().filter_map(|(name, value)| Some((name.to_str()?, value.to_str()?)));
         texts
-            .filter(|(name, _)| !name.starts_with("TMUX") && !TERMINAL.contains(name) && !INTERNAL.contains(name))
-            .filter(|(name, _)| !is_an_agents(name))
+            .filter(|(name, _)| !TELLING.iter().any(|begin| name.starts_with(begin)))
+            .filter(|(name, _)| ![TERMINAL, INTERNAL, OF_CLAUDE].iter().any(|names| names.contains(name)))
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .collect()
     }

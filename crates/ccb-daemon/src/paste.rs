@@ -44,6 +44,13 @@ pub struct Target {
     pub look: Option<Look>,
 }
 
+impl Target {
+    /// Returns whether the agent has read all that its terminal holds: none of it may still come into its composer.
+    pub(crate) fn has_read_all(&self) -> bool {
+        self.agent.as_ref().is_some_and(Identity::has_read_all)
+    }
+}
+
 /// What is delivered.
 #[derive(Clone, Copy, Debug)]
 pub struct Offer<'a> {
@@ -190,8 +197,7 @@ pub async fn glance(target: &Target) -> Option<(Sight, bool)> {
 /// Returns whether a paste that is missing is lost: the program has read all that its terminal holds, works at nothing,
 /// and shows an empty composer.
 pub async fn is_lost(target: &Target) -> bool {
-    let has_read_all = target.agent.as_ref().is_some_and(Identity::has_read_all);
-    has_read_all && matches!(glance(target).await, Some((sight, false)) if is_empty(&sight))
+    target.has_read_all() && matches!(glance(target).await, Some((sight, false)) if is_empty(&sight))
 }
 
 /// Returns what keeps keys from the pinned pane now, if something does.

@@ -50,8 +50,7 @@ impl Terminal {
 /// it so before anybody on this side reads its end, so that whoever ends of that does so later.
 pub(crate) fn is_hung_up(terminal: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&terminal, PollFlags::empty())];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    poll(&mut fds, Some(&now)).is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::HUP)
+    poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// Prints a line or several into the pane. A pane that is gone takes nothing.

@@ -634,8 +634,7 @@ impl Claude {
     async fn seems_untaken(&self) -> bool {
         let (Some(at), Some(target)) = (&self.at, self.seat.target()) else { return false };
         let idle = at.is_unseen() && self.records.status() == Some(&Status::Idle);
-        // What it has not read may still come into its composer.
-        let has_read_all = target.agent.as_ref().is_some_and(Identity::has_read_all);
+        let has_read_all = target.has_read_all();
         let seen = paste::composer_state(target).await;
         idle && has_read_all && matches!(seen, Some(Sight::Composer { text, cursor: true }) if text.is_empty())
     }

@@ -50,7 +50,7 @@ pub(super) struct Gemini {
     told: bool,
     /// Whether the screen has shown before that no turn is on.
     rested: bool,
-    /// The program that was heard to have started last.
+    /// The program that was heard to have started last; none: it is not there yet, and no prompt is its own.
     program: Option<u32>,
     /// The session that a next start is given, if this one can neither be gone on with nor be given again.
     spare: String,
@@ -62,10 +62,10 @@ struct File {
     session: Option<String>,
     /// How many of its lines were read, from its beginning.
     lines: u64,
-    /// How many of them are no news: they are read once more, or were there before the program.
+    /// How many of them were read before, and are no news when they are read once more.
     old: u64,
-    /// Whether something was asked in it: then its session cannot be given to a new program.
-    asked: bool,
+    /// Whether it has records: then its session cannot be begun once more.
+    taken: bool,
     /// Whether the session can be gone on with: the model has said something in it.
     answered: bool,
 }
@@ -91,9 +91,11 @@ impl Gemini {
 
     /// Whether something was asked in the session and nothing answered: Gemini refuses to go on in it, and to begin it.
     fn is_stuck(&self) -> bool {
-        let of_session = |file: &&File| file.session.as_ref() == Some(&self.session);
-        let mut files = self.files.values().filter(of_session);
-        files.clone().any(|file| file.asked) && !files.any(|file| file.answered)
+        self.session().is_none() && self.of_session().any(|file| file.taken)
+    }
+
+    fn of_session(&self) -> impl Iterator<Item = &File> {
+        self.files.values().filter(|file| file.session.as_ref() == Some(&self.session))
     }
 
     /// Finds new transcripts. Those of sub-agents are one level further down, and none of ours.
@@ -106,7 +108,7 @@ impl Gemini {
                 session: None,
                 lines: 0,
                 old: 0,
-                asked: false,
+                taken: false,
                 answered: false,
             });
         }
@@ -116,47 +118,6 @@ impl Gemini {
         let of_session = |file: &&mut File| file.session.as_ref() == Some(&self.session);
         // A resumed session has an empty transcript of its own beside the one that it goes on in.
         self.files.values_mut().filter(of_session).map(|file| &mut file.reader).find(|reader| reader.is_open())
-    }
-
-    /// Reads what is new. A prompt in another session `moves` the agent there, unless that was there before its program,
-    /// or is read once more.
-    fn take(&mut self, moves: bool) -> Vec<Observation> {
-        self.locate();
-        let mut seen = Vec::new();
-        let mut went_to = None;
-        let (mut any, mut active) = (false, false);
-        let elsewhere = self.reader().is_none();
-        for file in self.files.values_mut() {
-            for line in file.transcript.lines() {
-                any = true;
-                file.lines += 1;
-                if file.session.is_none() {
-                    file.session = session(&line);
-                }
-                if let Some(told) = record(&line) {
-                    active = true;
-                    file.asked = true;
-                    file.answered |= matches!(told.says, Says::Said { .. });
-                    // Only what this very program has taken tells where it is.
-                    let is_new = moves && file.lines > file.old;
-                    if is_new && elsewhere && matches!(told.says, Says::Prompt { .. }) {
-                        went_to.clone_from(&file.session);
-                    }
-                }
-                seen.extend(file.reader.take(&line));
-            }
-        }
-        if any {
-            self.begun();
-        }
-        if active {
-            self.goes_on();
-        }
-        if let Some(session) = went_to.filter(|session| *session != self.session) {
-            self.session.clone_from(&session);
-            seen.insert(0, Observation::SessionChanged { session });
-        }
-        seen
     }
 
     fn begun(&mut self) {
@@ -186,9 +147,8 @@ impl Records for Gemini {
     }
 
     fn skip(&mut self) {
-        self.locate();
         // All of it is read, so that what stands open is known; none of it is told.
-        drop(self.take(self.program.is_some()));
+        drop(self.news());
         self.told = false;
     }
 
@@ -201,7 +161,42 @@ impl Records for Gemini {
     }
 
     fn news(&mut self) -> Vec<Observation> {
-        self.take(true)
+        self.locate();
+        let mut seen = Vec::new();
+        let mut went_to = None;
+        let (mut any, mut active) = (false, false);
+        let elsewhere = self.reader().is_none();
+        for file in self.files.values_mut() {
+            for line in file.transcript.lines() {
+                any = true;
+                file.lines += 1;
+                if file.session.is_none() {
+                    file.session = session(&line);
+                }
+                if let Some(told) = record(&line) {
+                    active = true;
+                    file.taken = true;
+                    file.answered |= matches!(told.says, Says::Said { .. });
+                    // Only what this very program has taken tells where it is.
+                    let is_new = self.program.is_some() && file.lines > file.old;
+                    if is_new && elsewhere && matches!(told.says, Says::Prompt { .. }) {
+                        went_to.clone_from(&file.session);
+                    }
+                }
+                seen.extend(file.reader.take(&line));
+            }
+        }
+        if any {
+            self.begun();
+        }
+        if active {
+            self.goes_on();
+        }
+        if let Some(session) = went_to.filter(|session| *session != self.session) {
+            self.session.clone_from(&session);
+            seen.insert(0, Observation::SessionChanged { session });
+        }
+        seen
     }
 
     fn hook(&mut self, hook: &Hook) -> Vec<Observation> {
@@ -243,8 +238,7 @@ impl Records for Gemini {
     }
 
     fn session(&self) -> Option<String> {
-        let answered = |file: &File| file.answered && file.session.as_ref() == Some(&self.session);
-        self.files.values().any(answered).then(|| self.session.clone())
+        self.of_session().any(|file| file.answered).then(|| self.session.clone())
     }
 
     /// Its tools read nothing outside the project but what is below its own directory of the project, links followed.
@@ -307,13 +301,16 @@ impl Records for Gemini {
         self.patience = Instant::now() + STARTS;
         // One that runs already has begun its session.
         self.ready = (!is_younger(pid) && Identity::of(pid).is_some()).then(Instant::now);
-        drop(self.take(false));
-        if is_younger(pid) {
-            self.ready = None;
+        // What is there already was not written by it.
+        let before = self.program.take();
+        drop(self.news());
+        self.program = Some(pid);
+        if !is_younger(pid) {
+            return;
         }
+        self.ready = None;
         // It may be told of again, when a connection was lost.
-        let is_new = self.program.replace(pid) != Some(pid);
-        if is_new && is_younger(pid) {
+        if before != Some(pid) {
             // Whatever was on is over with the program that was in it.
             self.files.values_mut().for_each(|file| file.reader.abandon());
             if self.is_stuck() {
@@ -324,17 +321,16 @@ impl Records for Gemini {
 
     /// In the session that can be gone on with; in a new one, if this one can neither be gone on with nor be begun.
     fn next_start(&self, launch: &Launch) -> Option<Vec<String>> {
-        let (head, options) = &launch.resume;
-        let begin = || head.iter().take(1).cloned().chain(["--session-id".to_owned(), self.spare.clone()]);
-        let fresh = || self.is_stuck().then(|| begin().chain(options.iter().cloned()).collect());
-        self.session().map(|session| launch.resume(&session)).or_else(fresh)
+        if let Some(session) = self.session() {
+            return Some(launch.resume(&session));
+        }
+        let program = launch.argv.first()?;
+        let begin = [program, "--session-id", &self.spare].map(str::to_owned).into_iter();
+        self.is_stuck().then(|| begin.chain(launch.resume.1.iter().cloned()).collect())
     }
 
     fn launched(&mut self, launch: &Launch) {
-        let program = self.program;
-        *self = Self { program, ..Self::new(launch.records.clone(), launch.session.clone()) };
-        drop(self.take(false));
-        self.ready = None;
+        *self = Self::new(launch.records.clone(), launch.session.clone());
     }
 }
 
